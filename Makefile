@@ -1,0 +1,25 @@
+# pg_fanout: build with PGXS.  "make && make install"; PG_CONFIG chooses the server.
+MODULE_big = pg_fanout
+EXTENSION = pg_fanout
+DATA = $(wildcard src/sql/pg_fanout--*.sql)
+PGFILEDESC = "pg_fanout - one leader, any number of followers that know how stale they are"
+
+OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c src/*/*.c)))
+
+REGRESS = $(sort $(patsubst sql/%.sql,%,$(wildcard sql/*.sql)))
+
+# WERROR=1 turns warnings into errors; script/test builds that way.
+PG_CPPFLAGS = -I$(CURDIR)/src -I$(libpq_srcdir)
+PG_CFLAGS = -Wextra -Wno-unused-parameter -Wno-sign-compare -Wno-missing-field-initializers \
+	-Wno-clobbered $(if $(WERROR),-Werror)
+SHLIB_LINK_INTERNAL = $(libpq)
+
+# Nothing here is ever inlined into a query, so there is no use for bitcode.
+override with_llvm = no
+
+PG_CONFIG ?= pg_config
+PGXS := $(shell $(PG_CONFIG) --pgxs)
+include $(PGXS)
+
+# A changed header rebuilds everything: the sources are small.
+$(OBJS): $(wildcard src/*.h src/*/*.h)

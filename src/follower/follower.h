@@ -1,0 +1,216 @@
+/*
+ * follower.h
+ *		What the files of the follower's side share.
+ *
+ * One background worker per followed stream (worker.c) does in turn: schema and
+ * initial copy (copy.c), then receive (receiver.c) and apply (apply.c).  It
+ * writes its progress to shared memory (positions.c), where views and waits
+ * read it.
+ */
+#ifndef FANOUT_FOLLOWER_H
+#define FANOUT_FOLLOWER_H
+
+#include "pg_fanout.h"
+
+#include "libpq-fe.h"
+#include "nodes/pg_list.h"
+#include "replication/origin.h"
+
+#include "log/change.h"
+#include "log/log.h"
+#include "shmem.h"
+
+/* ---------- follow.c: fanout.followed_stream's rows ---------- */
+
+/* followed_stream.copy_state */
+#define COPY_SCHEMA			"schema"	/* nothing done yet */
+#define COPY_DATA			"data"		/* schema is there, tables are copied */
+#define COPY_INDEXES		"indexes"	/* all tables copied; post-data is to come */
+#define COPY_DONE			"done"		/* streaming, perhaps behind */
+
+typedef struct FollowedRow
+{
+	int32		id;
+	NameData	stream;
+	NameData	follower;
+	char	   *conninfo;		/* with the password */
+	pg_uuid_t	instance;
+	bool		copy_schema;
+	bool		copy_data;
+	bool		paused;
+	Oid			owner;
+	char	   *copy_state;
+	XLogRecPtr	start_lsn;		/* where streaming begins after a copy; Invalid before */
+} FollowedRow;
+
+/* NULL when there is none; needs a transaction; result in the current context. */
+extern FollowedRow *followed_row_by_id(int32 id);
+extern FollowedRow *followed_row_by_name(const char *stream);
+
+/* Name of the replication origin: fanout_<database oid>_<id>. */
+extern void followed_origin_name(char *name, Oid dboid, int32 id);
+
+/* ---------- followed_table.c: fanout.followed_table's rows ---------- */
+
+/*
+ * One row per replicated table.  Until applied_lsn passes filter_until, a
+ * transaction is applied to the table only if its xid was not visible in
+ * filter_snapshot (txid/pg_snapshot text "xmin:xmax:xip,...").
+ */
+typedef struct FollowedTable
+{
+	Oid			relid;			/* local table */
+	char	   *nspname;		/* on the leader */
+	char	   *relname;
+	char		state;			/* TABLE_... */
+	char	   *filter_snapshot;	/* NULL: apply everything */
+	XLogRecPtr	filter_until;
+} FollowedTable;
+
+#define TABLE_PENDING	'p'		/* to be copied */
+#define TABLE_COPIED	'c'		/* copied, or never needed a copy */
+
+/* All tables of a followed stream, List of FollowedTable in the current context. */
+extern List *followed_tables(int32 followed_id);
+
+/* Insert or replace a row; needs a transaction with an active snapshot. */
+extern void followed_table_put(int32 followed_id, const FollowedTable *table);
+
+/* Tell all sessions that the set of replicated tables changed (at commit). */
+extern void followed_tables_changed(void);
+
+/* ---------- leader_conn.c: libpq connections that heed interrupts ---------- */
+
+/*
+ * Connect to a leader.  Adds application_name, the time-outs that must be off,
+ * keepalives; client_encoding is the database's.  Waits on the latch; fails
+ * with ERRCODE_CONNECTION_FAILURE and the leader's own words, never the
+ * password.
+ */
+extern PGconn *leader_connect(const char *conninfo, const char *appname);
+
+/* Run a query, wait interruptibly; fails with the leader's message, DETAIL, HINT and SQLSTATE. */
+extern PGresult *leader_query(PGconn *conn, const char *query, int nparams,
+							  const char *const *params);
+/* Same, for a single value; palloc'd, NULL for NULL or no row. */
+extern char *leader_query_value(PGconn *conn, const char *query, int nparams,
+								const char *const *params);
+/* Fail with what res says, in the words of the leader; res is cleared. */
+extern void leader_raise(PGconn *conn, PGresult *res) pg_attribute_noreturn();
+extern void leader_disconnect(PGconn *conn);
+
+/* The connection string without its password and other secrets, palloc'd. */
+extern char *conninfo_without_password(const char *conninfo);
+
+/* ---------- receiver.c ---------- */
+
+/*
+ * Receive from the leader and apply until something ends it: an error (thrown), a
+ * pause or unfollow request (returns).  Called outside a transaction with the
+ * origin session set up.
+ */
+extern void receive_and_apply(FollowedStream *stream, const FollowedRow *row);
+
+/* ---------- apply.c ---------- */
+
+/*
+ * The applier takes frames in order and keeps its own local transactions:
+ * several transactions of the leader may go into one local one.  No call
+ * is made inside a transaction of the caller's.
+ */
+extern void apply_start(FollowedStream *stream, const FollowedRow *row);
+
+/* Apply one frame. */
+extern void apply_frame(const Frame *frame);
+
+/*
+ * Commit what was applied, if any (only whole transactions: with a leader
+ * transaction half way through, it does nothing).  Called when no more input
+ * is at hand or the group is large.  Updates applied_lsn and friends in
+ * shared memory.
+ */
+extern void apply_commit_group(void);
+
+/* Number of row changes and of whole transactions that wait for apply_commit_group(). */
+extern uint64 apply_pending_changes(void);
+extern uint64 apply_pending_transactions(void);
+extern bool apply_in_transaction(void); /* a leader transaction is half applied */
+
+/* End LSN and number of the last transaction applied and committed here. */
+extern XLogRecPtr apply_last_lsn(void);
+extern uint64 apply_last_seq(void);
+
+/* Local xid of the last apply transaction that committed; 0: none in this process. */
+extern uint64 apply_last_local_xid(void);
+
+/* Local WAL flush covers everything up to this LSN of the leader. */
+extern XLogRecPtr apply_durable_lsn(void);
+
+/* ---------- relation_map.c: leader's relations to local tables ---------- */
+
+struct ApplyRelation;			/* apply_internal.h */
+
+/* ---------- copy.c ---------- */
+
+/*
+ * Do whatever is left of the initial copy, from row->copy_state on, in
+ * transactions of its own; on return copy_state is "done" and the origin
+ * stands at start_lsn.  Can be called again after any failure or crash.
+ */
+extern void initial_copy(FollowedStream *stream, FollowedRow *row);
+
+/*
+ * Schedule a copy: of one table (relid) or of all (InvalidOid); the worker does
+ * it when it starts next.  For resync() and for a lost follower.
+ */
+extern void schedule_copy(int32 followed_id, Oid relid);
+
+/* Statements put off until the data is consistent (foreign keys); no-op when none is left. */
+extern void run_deferred_statements(FollowedStream *stream, const FollowedRow *row);
+
+/* ---------- positions.c ---------- */
+
+/* Setters for the worker; each broadcasts "changed". */
+extern void positions_received(FollowedStream *stream, XLogRecPtr received, XLogRecPtr leader_lsn,
+							   uint64 leader_seq);
+extern void positions_applied(FollowedStream *stream, XLogRecPtr applied, uint64 seq,
+							  uint64 transactions);
+extern void positions_durable(FollowedStream *stream, XLogRecPtr durable);
+extern void positions_state(FollowedStream *stream, FollowState state);
+extern void positions_as_of(FollowedStream *stream, int64 boot_us, uint64 xid);
+
+/* A consistent copy of an entry's numbers for a view. */
+typedef struct PositionsCopy
+{
+	FollowState state;
+	XLogRecPtr	received_lsn,
+				applied_lsn,
+				durable_lsn,
+				leader_lsn;
+	uint64		leader_seq,
+				applied_seq,
+				applied_transactions;
+	TimestampTz last_applied_at;
+} PositionsCopy;
+extern void positions_read(FollowedStream *stream, PositionsCopy *copy);
+
+/*
+ * Age in microseconds of the snapshot (NULL: of what a new snapshot would see):
+ * an upper bound of its staleness.  -1: unknown.
+ */
+struct SnapshotData;
+extern int64 positions_staleness(FollowedStream *stream, struct SnapshotData *snapshot);
+
+extern const char *follow_state_name(FollowState state);
+
+/* ---------- guard.c ---------- */
+
+extern void guard_init(void);
+
+/* The applier and the copy workers may write to replicated tables. */
+extern void guard_allow_this_process(void);
+
+/* Is it a table that a stream of this database replicates into? */
+extern bool guard_is_replicated(Oid relid);
+
+#endif							/* FANOUT_FOLLOWER_H */

@@ -1,0 +1,50 @@
+/*
+ * hints.h
+ *		Directories that tell the launcher which databases need a worker.
+ *
+ * pg_fanout/<database oid>/stream-<id>		a stream decoded here; holds its change log
+ *											and registry
+ * pg_fanout/<database oid>/followed-<id>	a stream followed here; empty
+ *
+ * A hint is made and synced before the transaction that needs it commits, and is a
+ * superset of the truth: a worker started for one that its database's tables
+ * know nothing of removes it.
+ */
+#ifndef FANOUT_HINTS_H
+#define FANOUT_HINTS_H
+
+#include "pg_fanout.h"
+
+#include "nodes/pg_list.h"
+
+typedef enum HintKind
+{
+	HINT_STREAM,				/* a decoder is needed */
+	HINT_FOLLOWED				/* a follower worker is needed */
+} HintKind;
+
+typedef struct Hint
+{
+	HintKind	kind;
+	Oid			dboid;
+	int32		id;
+} Hint;
+
+#define HINT_ROOT	"pg_fanout"
+
+/* Path of the hint's directory, relative to the data directory; path has MAXPGPATH bytes. */
+extern void hint_path(char *path, HintKind kind, Oid dboid, int32 id);
+
+/* Make the directory and sync it and its parents; one that exists is fine. */
+extern void hint_create(HintKind kind, Oid dboid, int32 id);
+
+/* Remove the directory with all in it; one that is not there is fine. */
+extern void hint_remove(HintKind kind, Oid dboid, int32 id);
+
+/* Remove all of a database's hints (the database is gone). */
+extern void hint_remove_database(Oid dboid);
+
+/* All hints, a List of palloc'd Hint. */
+extern List *hint_list(void);
+
+#endif							/* FANOUT_HINTS_H */

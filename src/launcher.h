@@ -1,0 +1,36 @@
+/*
+ * launcher.h
+ *		The launcher and the life of the workers it starts.
+ */
+#ifndef FANOUT_LAUNCHER_H
+#define FANOUT_LAUNCHER_H
+
+#include "hints.h"
+
+/* Register the launcher with the postmaster; from _PG_init. */
+extern void launcher_register(void);
+
+/* Ask the launcher to look at the hints again, at once or at this transaction's commit. */
+extern void launcher_wake(void);
+extern void launcher_wake_at_commit(void);
+
+/*
+ * What every worker of ours starts with: signal handlers, connection to the
+ * database given in bgw_extra, its name in pg_stat_activity.  Returns the hint it
+ * was started for.
+ */
+extern Hint worker_start(void);
+
+/*
+ * Start (or restart at once, forgetting back-off) the worker of a hint: used by
+ * functions that changed something it must notice.
+ */
+extern void launcher_retry_now(HintKind kind, Oid dboid, int32 id);
+
+/* Entry points, started by name. */
+extern PGDLLEXPORT void fanout_launcher_main(Datum arg);
+extern PGDLLEXPORT void fanout_decoder_main(Datum arg);
+extern PGDLLEXPORT void fanout_follower_main(Datum arg);
+extern PGDLLEXPORT void fanout_copy_main(Datum arg);
+
+#endif							/* FANOUT_LAUNCHER_H */

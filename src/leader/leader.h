@@ -1,0 +1,107 @@
+/*
+ * leader.h
+ *		What the files of the leader's side share.
+ */
+#ifndef FANOUT_LEADER_H
+#define FANOUT_LEADER_H
+
+#include "pg_fanout.h"
+
+#include "nodes/pg_list.h"
+
+#include "log/log.h"
+#include "shmem.h"
+
+/* ---------- stream.c: fanout.stream's rows and the functions on them ---------- */
+
+typedef struct StreamRow
+{
+	int32		id;
+	NameData	name;
+	List	   *publications;	/* of char *, names */
+	Oid			owner;
+} StreamRow;
+
+/*
+ * Read a stream's row, by id or by name, with the transaction's snapshot; NULL
+ * when there is none.  Rows that came with a copy of another database count as
+ * absent.  Needs a transaction; result in the current memory context.
+ */
+extern StreamRow *stream_row_by_id(int32 id);
+extern StreamRow *stream_row_by_name(const char *name);
+
+/* Name of the stream's logical slot: fanout_<database oid>_<id>; slot has NAMEDATALEN bytes. */
+extern void stream_slot_name(char *slot, Oid dboid, int32 id);
+
+/* ---------- registry.c: followers known to this leader ---------- */
+
+/*
+ * Registrations live in shared memory and, so that a restart keeps the log for
+ * them, in the file "registry" in the stream's directory.
+ */
+
+/* Read the file into shared memory; the decoder does, before it trims anything. */
+extern void registry_load(LeaderStream *stream);
+
+/*
+ * Register a follower that needs the log from lsn on.  The same name with the
+ * same instance (or a lost or copying one that copies again, when replace) takes
+ * over its entry; another instance under a name that is in use fails with
+ * ERRCODE_DUPLICATE_OBJECT.
+ */
+extern Registration *registry_add(LeaderStream *stream, const char *name,
+								  const pg_uuid_t *instance, XLogRecPtr lsn, bool replace);
+extern Registration *registry_find(LeaderStream *stream, const char *name);
+extern void registry_remove(LeaderStream *stream, const char *name);
+
+/* Write the file, if a position changed enough since it was written; force: always. */
+extern void registry_save(LeaderStream *stream, bool force);
+
+/* Oldest LSN any follower that is not lost needs; InvalidXLogRecPtr: no followers. */
+extern XLogRecPtr registry_needed_lsn(LeaderStream *stream);
+
+/* Mark as lost all that need something before start_lsn; returns how many it marked. */
+extern int	registry_mark_lost(LeaderStream *stream, XLogRecPtr start_lsn);
+
+/* Set the latch of every sender of the stream that sleeps. */
+extern void registry_wake_senders(LeaderStream *stream);
+
+extern int	registry_count(LeaderStream *stream);
+
+/* ---------- commit_hook.c ---------- */
+
+extern void commit_hook_init(void);
+
+/* ---------- output_plugin.c ---------- */
+
+/*
+ * What the decoder hands the output plugin, in ctx->output_writer_private; the
+ * plugin refuses to run without it (decoding_in_progress() is false elsewhere).
+ */
+typedef struct DecoderState
+{
+	LeaderStream *stream;
+	StreamRow  *row;
+	LogWriter  *writer;
+	uint64		transactions;	/* written since the start */
+	uint64		changes;
+} DecoderState;
+
+extern bool decoding_in_progress(void);	/* decoder.c: this process is a decoder */
+
+/* ---------- slot.c ---------- */
+
+/*
+ * Acquire the stream's slot, made first when it is not there; returns true when
+ * it was made.  Also drops slots of this database whose stream is gone.
+ */
+extern bool slot_acquire_or_create(LeaderStream *stream);
+extern void slot_drop_orphans(void);
+extern void slot_drop(Oid dboid, int32 id);
+
+/* decoder.c: stock page reader that waits on the latch and does the decoder's chores. */
+struct XLogReaderState;
+extern int	decoder_read_page(struct XLogReaderState *state, XLogRecPtr page, int reqlen,
+							  XLogRecPtr target, char *buf);
+
+#endif							/* FANOUT_LEADER_H */

@@ -1,0 +1,141 @@
+/*
+ * change.h
+ *		Row changes and relation descriptions as bytes: what frames carry.
+ *
+ * All integers are in network byte order; strings are length (2 bytes) and
+ * bytes, without a zero.  change.c has the exact layout.
+ *
+ * A column's values travel in one of four forms, decided by the decoder once
+ * per relation and told in its description:
+ *
+ *	COLUMN_FIXED	the bytes of a fixed-width datum, attlen of them (built-in types
+ *					in which every bit pattern is a valid value)
+ *	COLUMN_VARLENA	the contents of text, varchar, bpchar, bytea: length and bytes,
+ *					detoasted and without the varlena header
+ *	COLUMN_SEND		the output of the type's send function: other built-in types
+ *	COLUMN_TEXT		the output of the type's output function: everything else
+ */
+#ifndef FANOUT_CHANGE_H
+#define FANOUT_CHANGE_H
+
+#include "pg_fanout.h"
+
+#include "lib/stringinfo.h"
+#include "utils/relcache.h"
+
+#define COLUMN_FIXED	'f'
+#define COLUMN_VARLENA	'v'
+#define COLUMN_SEND		's'
+#define COLUMN_TEXT		't'
+
+typedef struct ColumnDesc
+{
+	char	   *name;
+	Oid			typid;			/* InvalidOid unless a built-in type */
+	int32		typmod;
+	int16		typlen;
+	char		form;			/* COLUMN_... */
+	bool		is_key;			/* part of the replica identity */
+} ColumnDesc;
+
+typedef struct RelationDesc
+{
+	Oid			relid;			/* on the leader: names the relation in changes */
+	char	   *nspname;
+	char	   *relname;
+	char		replident;		/* pg_class.relreplident */
+	int			natts;			/* published columns, in the leader's order */
+	ColumnDesc *columns;
+} RelationDesc;
+
+extern void relation_desc_encode(StringInfo buf, const RelationDesc *desc);
+
+/* Decode into the current memory context; fails with ERRCODE_DATA_CORRUPTED. */
+extern RelationDesc *relation_desc_decode(const char *data, Size len);
+
+/* ---------- one value of a decoded row ---------- */
+
+typedef enum ValueKind
+{
+	VALUE_NULL,
+	VALUE_UNCHANGED,			/* a TOASTed column that the UPDATE left alone */
+	VALUE_PRESENT
+} ValueKind;
+
+typedef struct ColumnValue
+{
+	ValueKind	kind;
+	const char *data;			/* points into the frame, not aligned, no zero at the end */
+	uint32		len;
+} ColumnValue;
+
+typedef enum ChangeOp
+{
+	CHANGE_INSERT = 'I',
+	CHANGE_UPDATE = 'U',
+	CHANGE_DELETE = 'D',
+	CHANGE_TRUNCATE = 'T'
+} ChangeOp;
+
+typedef enum OldRowKind
+{
+	OLD_NONE = 0,
+	OLD_KEY = 'K',				/* only replica identity columns are present */
+	OLD_FULL = 'O'
+} OldRowKind;
+
+#define TRUNCATE_CASCADE		0x01
+#define TRUNCATE_RESTART_IDENTITY 0x02
+
+/* ---------- encoding (decoder) ---------- */
+
+/* One row to encode, in the order of desc->columns. */
+typedef struct RowValues
+{
+	const Datum *values;
+	const bool *isnull;
+	const bool *unchanged;		/* NULL: none */
+} RowValues;
+
+/* How to turn the values of one relation into bytes; made once per description. */
+typedef struct RowEncoder RowEncoder;
+
+extern RowEncoder *row_encoder_make(const RelationDesc *desc, const Oid *typids);
+extern void change_encode_insert(StringInfo buf, RowEncoder *encoder, const RowValues *newrow);
+extern void change_encode_update(StringInfo buf, RowEncoder *encoder, OldRowKind oldkind,
+								 const RowValues *oldrow, const RowValues *newrow);
+extern void change_encode_delete(StringInfo buf, RowEncoder *encoder, OldRowKind oldkind,
+								 const RowValues *oldrow);
+extern void change_encode_truncate(StringInfo buf, int nrels, const Oid *relids, uint8 flags);
+
+/* The form for a column of that type (type of a domain's base for domains). */
+extern char column_form_for_type(Oid typid);
+
+/* ---------- decoding (applier) ---------- */
+
+typedef struct Change
+{
+	ChangeOp	op;
+	Oid			relid;			/* I, U, D */
+	OldRowKind	oldkind;		/* U, D */
+	int			natts;
+	ColumnValue *oldrow;		/* natts entries, valid when oldkind != OLD_NONE */
+	ColumnValue *newrow;		/* natts entries; I, U */
+	uint8		flags;			/* T */
+	int			nrels;			/* T */
+	Oid		   *relids;			/* T */
+} Change;
+
+/* Finds the description for a relation named in a change; NULL: never described. */
+typedef const RelationDesc *(*RelationDescLookup) (void *arg, Oid relid);
+
+/*
+ * Decode the change at *pos of a frame's payload and advance *pos.  Arrays of
+ * *change are kept and grown between calls (start with a zeroed Change; they
+ * live in the context that was current at the first call that needed them).
+ * Fails with ERRCODE_DATA_CORRUPTED; never reads past end.
+ */
+extern void change_decode(const char **pos, const char *end, RelationDescLookup lookup,
+						  void *arg, Change *change);
+
+#endif							/* FANOUT_CHANGE_H */

@@ -1,0 +1,218 @@
+/*
+ * shmem.h
+ *		The shared memory of pg_fanout: who works on what, and how far it is.
+ *
+ * There are three fixed arrays:
+ *
+ *	LeaderStream	one per stream that is decoded on this server.  Written by its
+ *					decoder; senders and views read it.
+ *	Registration	one per follower registered with a stream of this server.
+ *					Written by src/leader/registry.c and the follower's sender.
+ *					Files are its durable form, see registry.c.
+ *	FollowedStream	one per stream that a database of this server follows.
+ *					Written by the follower's worker; views and waits read it.
+ *
+ * Entries are claimed and given up under FanoutShmem->lock (exclusive), looked
+ * up under it (shared).  The fields of an entry are protected by its own
+ * spinlock "mutex", but for those of an atomic type.  An entry found under the
+ * lock may be reused once the lock is released: a holder of a bare pointer is
+ * either the worker that owns it or checks (dboid, id) under the spinlock.
+ */
+#ifndef FANOUT_SHMEM_H
+#define FANOUT_SHMEM_H
+
+#include "pg_fanout.h"
+
+#include "port/atomics.h"
+#include "storage/condition_variable.h"
+#include "storage/latch.h"
+#include "storage/lwlock.h"
+#include "storage/spin.h"
+#include "utils/uuid.h"
+
+#include "log/log.h"
+
+/* What launcher, views and errors need to know of any worker of ours. */
+typedef struct WorkerInfo
+{
+	pid_t		pid;			/* 0: not running */
+	int			procno;			/* index into ProcGlobal->allProcs, -1: none */
+	int			failures;		/* failed starts in a row, for the back-off */
+	TimestampTz stopped_at;		/* when it last ended */
+	TimestampTz last_error_at;	/* 0: never */
+	char		last_error[FANOUT_ERROR_LEN];
+} WorkerInfo;
+
+typedef enum LeaderStreamState
+{
+	STREAM_STARTING,			/* no slot yet, or the decoder is on its way */
+	STREAM_STREAMING,			/* decoding */
+	STREAM_FAILED				/* stopped on an error, will be retried */
+} LeaderStreamState;
+
+typedef struct LeaderStream
+{
+	bool		in_use;
+	Oid			dboid;
+	int32		id;				/* fanout.stream.id */
+	slock_t		mutex;
+	NameData	name;
+	WorkerInfo	worker;			/* the decoder */
+	LeaderStreamState state;
+
+	/*
+	 * What senders may read: the log up to "end" (only whole transactions),
+	 * which holds everything that committed up to decoded_lsn.  The decoder
+	 * stores end first and decoded_lsn after it, both under the mutex.
+	 */
+	LogEnd		end;
+	XLogRecPtr	decoded_lsn;
+	XLogRecPtr	log_start_lsn;	/* a follower may start from here or later */
+	XLogRecPtr	synced_lsn;		/* transactions up to here are on disk */
+	uint64		log_bytes;
+	uint64		transactions;	/* decoded since the decoder's start */
+	uint64		changes;
+
+	/* WAL that somebody wants flushed so that it gets decoded; the decoder does. */
+	pg_atomic_uint64 flush_request;
+
+	/* End of the newest commit that did not wait for its flush. */
+	pg_atomic_uint64 async_commit_lsn;
+
+	/* 1 while the decoder waits for WAL and wants its latch set at a commit. */
+	pg_atomic_uint32 decoder_asleep;
+} LeaderStream;
+
+typedef enum RegistrationState
+{
+	FOLLOWER_COPYING,			/* registered, initial copy under way */
+	FOLLOWER_STREAMING,
+	FOLLOWER_AWAY,				/* not connected */
+	FOLLOWER_LOST				/* its position is no longer in the log */
+} RegistrationState;
+
+typedef struct Registration
+{
+	bool		in_use;
+	Oid			dboid;
+	int32		stream_id;
+	slock_t		mutex;
+	NameData	name;
+	pg_uuid_t	instance;		/* changes with each copy of the follower's data */
+	RegistrationState state;
+	pid_t		sender_pid;		/* 0: not connected */
+	int			sender_procno;
+	pg_atomic_uint32 sender_asleep; /* 1: the sender wants its latch set when the log grows */
+	char		client_addr[64];
+	XLogRecPtr	sent_lsn;
+	XLogRecPtr	applied_lsn;
+	XLogRecPtr	durable_lsn;	/* the log is kept from here on */
+	uint64		applied_seq;	/* LogTxn.seq of the last applied transaction */
+	int64		staleness_us;	/* as the follower last reported it, -1: unknown */
+	int64		staleness_at;	/* fanout_boottime_us() of that report */
+	TimestampTz connected_at;
+	TimestampTz last_seen_at;
+} Registration;
+
+typedef enum FollowState
+{
+	FOLLOW_STARTING,			/* worker not connected yet */
+	FOLLOW_COPYING,				/* schema and initial copy */
+	FOLLOW_CATCHING_UP,			/* applying what came while it copied */
+	FOLLOW_STREAMING,
+	FOLLOW_PAUSED,
+	FOLLOW_FAILED,				/* stopped on an error, will be retried */
+	FOLLOW_LOST					/* position gone on the leader, copies again */
+} FollowState;
+
+/*
+ * One proof of freshness: every transaction acknowledged on the leader before
+ * boot_us is visible to a snapshot that sees xid (and all before it) finished.
+ */
+typedef struct AsOf
+{
+	int64		boot_us;		/* fanout_boottime_us() when the question was sent */
+	uint64		xid;			/* last local transaction it needs; 0: none */
+} AsOf;
+
+#define AS_OF_RING		64
+
+typedef struct FollowedStream
+{
+	bool		in_use;
+	Oid			dboid;
+	int32		id;				/* fanout.followed_stream.id */
+	slock_t		mutex;
+	NameData	stream;
+	NameData	follower;
+	char		leader[512];	/* connection string without password */
+	WorkerInfo	worker;
+	FollowState state;
+
+	XLogRecPtr	received_lsn;
+	XLogRecPtr	applied_lsn;
+	XLogRecPtr	durable_lsn;
+	XLogRecPtr	leader_lsn;		/* end of the leader's WAL, as last heard */
+	uint64		leader_seq;		/* last transaction in the leader's log */
+	uint64		applied_seq;
+	uint64		applied_transactions;	/* since the server's start */
+	TimestampTz last_applied_at;
+
+	/* as_of[(as_of_next - 1) % AS_OF_RING] is the newest. */
+	uint64		as_of_next;
+	AsOf		as_of[AS_OF_RING];
+
+	/* Broadcast whenever applied_lsn, as_of or state changes. */
+	ConditionVariable changed;
+	/* A reader that needs a fresher proof sets it and the worker's latch. */
+	pg_atomic_uint32 ask_now;
+} FollowedStream;
+
+typedef struct FanoutShmem
+{
+	LWLock	   *lock;			/* claims and look-ups of entries */
+	LWLock	   *registry_lock;	/* writing a registry file */
+	slock_t		mutex;
+	int			launcher_procno;	/* -1: not running */
+
+	/*
+	 * Number of leader streams and of followed streams of the whole server:
+	 * hooks read it first, so that an idle extension costs one read.
+	 */
+	pg_atomic_uint32 leader_streams;
+	pg_atomic_uint32 followed_streams;
+
+	/* Raised whenever the set of replicated tables of any follower changes. */
+	pg_atomic_uint64 guard_generation;
+} FanoutShmem;
+
+extern FanoutShmem *Fanout;	/* NULL without the preload */
+extern LeaderStream *LeaderStreams;		/* [fanout_max_streams] */
+extern Registration *Registrations;		/* [fanout_max_followers] */
+extern FollowedStream *FollowedStreams; /* [fanout_max_streams] */
+
+/* Called from _PG_init: reserve and set up the memory. */
+extern void fanout_shmem_init(void);
+
+/*
+ * Find or claim an entry.  find returns NULL when there is none; claim returns
+ * the existing entry when there is one and fails with
+ * ERRCODE_CONFIGURATION_LIMIT_EXCEEDED when all are taken.
+ */
+extern LeaderStream *leader_stream_find(Oid dboid, int32 id);
+extern LeaderStream *leader_stream_find_by_name(Oid dboid, const char *name);
+extern LeaderStream *leader_stream_claim(Oid dboid, int32 id);
+extern void leader_stream_release(LeaderStream *stream);
+extern FollowedStream *followed_stream_find(Oid dboid, int32 id);
+extern FollowedStream *followed_stream_claim(Oid dboid, int32 id);
+extern void followed_stream_release(FollowedStream *stream);
+
+/* Set the latch of the process with that procno; -1 is ignored. */
+extern void fanout_wake(int procno);
+
+/* Record an error, or a worker's start and end, under the entry's mutex. */
+extern void worker_info_error(slock_t *mutex, WorkerInfo *info, const char *message);
+extern void worker_info_started(slock_t *mutex, WorkerInfo *info);
+extern void worker_info_stopped(slock_t *mutex, WorkerInfo *info);
+
+#endif							/* FANOUT_SHMEM_H */

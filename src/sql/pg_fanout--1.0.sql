@@ -1,0 +1,221 @@
+/* pg_fanout 1.0 */
+
+\echo Use "CREATE EXTENSION pg_fanout" to load this file. \quit
+
+/*
+ * Tables.  Nobody but superusers reads or writes them: functions and views do.
+ * A row whose dboid is not this database's came with a copy of another
+ * database and does not count.
+ */
+CREATE TABLE fanout.stream (
+    id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    name name NOT NULL,
+    dboid oid NOT NULL,
+    publications name[] NOT NULL,
+    own_publication boolean NOT NULL,
+    owner oid NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    UNIQUE (dboid, name)
+);
+COMMENT ON TABLE fanout.stream IS 'streams that this database is the leader of';
+
+CREATE TABLE fanout.followed_stream (
+    id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    stream name NOT NULL,
+    dboid oid NOT NULL,
+    follower name NOT NULL,
+    conninfo text NOT NULL,
+    instance uuid NOT NULL,
+    copy_schema boolean NOT NULL,
+    copy_data boolean NOT NULL,
+    paused boolean NOT NULL DEFAULT false,
+    owner oid NOT NULL,
+    copy_state text NOT NULL DEFAULT 'schema'
+        CHECK (copy_state IN ('schema', 'data', 'indexes', 'done')),
+    start_lsn pg_lsn,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    UNIQUE (dboid, stream)
+);
+COMMENT ON TABLE fanout.followed_stream IS 'streams that this database follows';
+
+CREATE TABLE fanout.followed_table (
+    followed_id integer NOT NULL REFERENCES fanout.followed_stream ON DELETE CASCADE,
+    relid oid NOT NULL,
+    nspname name NOT NULL,
+    relname name NOT NULL,
+    state "char" NOT NULL,
+    filter_snapshot text,
+    filter_until pg_lsn,
+    copied_rows bigint,
+    copied_bytes bigint,
+    PRIMARY KEY (followed_id, relid)
+);
+COMMENT ON TABLE fanout.followed_table IS 'tables of this database that a stream replicates into';
+
+CREATE TABLE fanout.deferred_statement (
+    followed_id integer NOT NULL REFERENCES fanout.followed_stream ON DELETE CASCADE,
+    position integer NOT NULL,
+    statement text NOT NULL,
+    PRIMARY KEY (followed_id, position)
+);
+COMMENT ON TABLE fanout.deferred_statement IS
+    'schema statements of an initial copy that wait until the copied tables are consistent';
+
+REVOKE ALL ON fanout.stream, fanout.followed_stream, fanout.followed_table, fanout.deferred_statement
+    FROM PUBLIC;
+
+/*
+ * On the leader
+ */
+CREATE FUNCTION fanout.create_stream(stream name, publications name[] DEFAULT NULL)
+RETURNS void AS 'MODULE_PATHNAME', 'fanout_create_stream' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION fanout.create_stream(name, name[]) IS
+    'start to decode the tables of these publications (NULL: every table) into a stream';
+
+CREATE FUNCTION fanout.drop_stream(stream name, force boolean DEFAULT false)
+RETURNS void AS 'MODULE_PATHNAME', 'fanout_drop_stream' LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION fanout.drop_stream(name, boolean) IS
+    'end a stream; refuses while followers are registered, unless forced';
+
+CREATE FUNCTION fanout.drop_follower(stream name, follower name)
+RETURNS void AS 'MODULE_PATHNAME', 'fanout_drop_follower' LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION fanout.drop_follower(name, name) IS
+    'forget a follower and keep no more changes for it';
+
+CREATE FUNCTION fanout.streams_state(
+    OUT stream name, OUT publications name[], OUT state text, OUT decoder_pid integer,
+    OUT decoded_lsn pg_lsn, OUT log_start_lsn pg_lsn, OUT log_end_lsn pg_lsn, OUT log_bytes bigint,
+    OUT followers integer, OUT transactions bigint, OUT changes bigint,
+    OUT last_error text, OUT last_error_at timestamptz)
+RETURNS SETOF record AS 'MODULE_PATHNAME', 'fanout_streams_state' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION fanout.streams_state() IS 'the rows of fanout.streams';
+
+CREATE VIEW fanout.streams AS SELECT * FROM fanout.streams_state();
+COMMENT ON VIEW fanout.streams IS 'streams that this database is the leader of';
+
+CREATE FUNCTION fanout.followers_state(
+    OUT stream name, OUT follower name, OUT state text, OUT client_addr text, OUT sender_pid integer,
+    OUT sent_lsn pg_lsn, OUT applied_lsn pg_lsn, OUT durable_lsn pg_lsn, OUT lag_bytes bigint,
+    OUT lag_transactions bigint, OUT staleness interval, OUT retained_bytes bigint,
+    OUT connected_at timestamptz, OUT last_seen_at timestamptz)
+RETURNS SETOF record AS 'MODULE_PATHNAME', 'fanout_followers_state' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION fanout.followers_state() IS 'the rows of fanout.followers';
+
+CREATE VIEW fanout.followers AS SELECT * FROM fanout.followers_state();
+COMMENT ON VIEW fanout.followers IS
+    'followers registered with this database''s streams, connected or away, as they last reported';
+
+/*
+ * What a follower's worker calls on its leader.
+ */
+CREATE FUNCTION fanout.stream_info(stream name, wire_version integer,
+    OUT state text, OUT system_identifier text, OUT encoding text, OUT machine text,
+    OUT follower_names name[])
+RETURNS record AS 'MODULE_PATHNAME', 'fanout_stream_info' LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION fanout.stream_info(name, integer) IS
+    'for followers: what must be known of a stream before it can be followed';
+
+CREATE FUNCTION fanout.stream_tables(stream name,
+    OUT nspname name, OUT relname name, OUT relid oid, OUT columns name[], OUT row_filter text,
+    OUT rows bigint, OUT bytes bigint)
+RETURNS SETOF record AS 'MODULE_PATHNAME', 'fanout_stream_tables' LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION fanout.stream_tables(name) IS
+    'for followers: the tables of a stream, as its publications say';
+
+CREATE FUNCTION fanout.register_follower(stream name, follower name, instance uuid, replace boolean)
+RETURNS pg_lsn AS 'MODULE_PATHNAME', 'fanout_register_follower' LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION fanout.register_follower(name, name, uuid, boolean) IS
+    'for followers: register and return a position from which, with a snapshot taken in a later transaction, a copy can be completed';
+
+CREATE FUNCTION fanout.flush_wal()
+RETURNS pg_lsn AS 'MODULE_PATHNAME', 'fanout_flush_wal' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION fanout.flush_wal() IS
+    'for followers: flush everything written to the WAL so far and return where that ends';
+
+CREATE FUNCTION fanout.unregister_follower(stream name, follower name, instance uuid)
+RETURNS void AS 'MODULE_PATHNAME', 'fanout_unregister_follower' LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION fanout.unregister_follower(name, name, uuid) IS
+    'for followers: unregister oneself; no error when not registered';
+
+CREATE PROCEDURE fanout.send_changes(stream name, follower name, instance uuid, after pg_lsn,
+    wire_version integer)
+AS 'MODULE_PATHNAME', 'fanout_send_changes' LANGUAGE C;
+COMMENT ON PROCEDURE fanout.send_changes(name, name, uuid, pg_lsn, integer) IS
+    'for followers: turn this connection into a stream of changes that committed after a position';
+
+/*
+ * On a follower
+ */
+CREATE FUNCTION fanout.follow(stream name, leader text, follower name DEFAULT NULL,
+    copy_schema boolean DEFAULT true, copy_data boolean DEFAULT true)
+RETURNS void AS 'MODULE_PATHNAME', 'fanout_follow' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION fanout.follow(name, text, name, boolean, boolean) IS
+    'make this database a follower of a stream; leader is a libpq connection string';
+
+CREATE FUNCTION fanout.unfollow(stream name)
+RETURNS void AS 'MODULE_PATHNAME', 'fanout_unfollow' LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION fanout.unfollow(name) IS
+    'stop following a stream; the tables stay as they are and become writable';
+
+CREATE FUNCTION fanout.pause(stream name)
+RETURNS void AS 'MODULE_PATHNAME', 'fanout_pause' LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION fanout.pause(name) IS 'stop applying changes until fanout.resume()';
+
+CREATE FUNCTION fanout.resume(stream name)
+RETURNS void AS 'MODULE_PATHNAME', 'fanout_resume' LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION fanout.resume(name) IS 'go on applying changes after fanout.pause(), or retry at once after an error';
+
+CREATE FUNCTION fanout.resync(stream name, relation regclass DEFAULT NULL)
+RETURNS void AS 'MODULE_PATHNAME', 'fanout_resync' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION fanout.resync(name, regclass) IS
+    'copy one table, or all tables of a stream, from the leader again';
+
+CREATE FUNCTION fanout.wait_for_copy(stream name, timeout interval DEFAULT '1h')
+RETURNS boolean AS 'MODULE_PATHNAME', 'fanout_wait_for_copy' LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION fanout.wait_for_copy(name, interval) IS
+    'wait until the initial copy is complete and the follower is streaming; false: timed out';
+
+CREATE FUNCTION fanout.staleness_state(
+    OUT stream name, OUT leader text, OUT follower name, OUT state text, OUT staleness interval,
+    OUT as_of timestamptz, OUT applied_lsn pg_lsn, OUT received_lsn pg_lsn, OUT leader_lsn pg_lsn,
+    OUT lag_bytes bigint, OUT lag_transactions bigint, OUT applied_transactions bigint,
+    OUT last_applied_at timestamptz, OUT last_error text, OUT last_error_at timestamptz)
+RETURNS SETOF record AS 'MODULE_PATHNAME', 'fanout_staleness_state' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION fanout.staleness_state() IS 'the rows of fanout.staleness';
+
+CREATE VIEW fanout.staleness AS SELECT * FROM fanout.staleness_state();
+COMMENT ON VIEW fanout.staleness IS
+    'streams that this database follows: every transaction acknowledged on the leader before as_of is visible to the snapshot of this query';
+
+CREATE FUNCTION fanout.lag(stream name DEFAULT NULL,
+    OUT lag_bytes bigint, OUT lag_transactions bigint, OUT staleness interval)
+RETURNS record AS 'MODULE_PATHNAME', 'fanout_lag' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION fanout.lag(name) IS
+    'how far this follower is behind; stream may be omitted when it follows just one';
+
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA fanout FROM PUBLIC;
+REVOKE ALL ON PROCEDURE fanout.send_changes(name, name, uuid, pg_lsn, integer) FROM PUBLIC;
+GRANT USAGE ON SCHEMA fanout TO PUBLIC;
+GRANT EXECUTE ON FUNCTION fanout.staleness_state(), fanout.lag(name),
+    fanout.wait_for_copy(name, interval) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION fanout.streams_state(), fanout.followers_state() TO pg_monitor;
+GRANT SELECT ON fanout.staleness TO PUBLIC;
+GRANT SELECT ON fanout.streams, fanout.followers TO pg_monitor;
+
+/*
+ * The role a follower's login needs on the leader.  Roles belong to the whole
+ * server, so another database may have made it already.
+ */
+DO $$
+BEGIN
+    CREATE ROLE pg_fanout_follower NOLOGIN;
+EXCEPTION
+    WHEN duplicate_object OR unique_violation THEN
+        NULL;
+END
+$$;
+GRANT EXECUTE ON FUNCTION fanout.stream_info(name, integer), fanout.stream_tables(name),
+    fanout.register_follower(name, name, uuid, boolean), fanout.flush_wal(),
+    fanout.unregister_follower(name, name, uuid) TO pg_fanout_follower;
+GRANT EXECUTE ON PROCEDURE fanout.send_changes(name, name, uuid, pg_lsn, integer)
+    TO pg_fanout_follower;
