@@ -27,6 +27,9 @@ extern Hint worker_start(void);
  */
 extern void launcher_retry_now(HintKind kind, Oid dboid, int32 id);
 
+/* drop_database.c: DROP DATABASE first stops that database's workers. */
+extern void drop_database_init(void);
+
 /* Entry points, started by name. */
 extern PGDLLEXPORT void fanout_launcher_main(Datum arg);
 extern PGDLLEXPORT void fanout_decoder_main(Datum arg);

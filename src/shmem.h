@@ -72,12 +72,16 @@ typedef struct LeaderStream
 	uint64		log_bytes;
 	uint64		transactions;	/* decoded since the decoder's start */
 	uint64		changes;
+	bool		registry_loaded;	/* protected by registry_lock */
 
 	/* WAL that somebody wants flushed so that it gets decoded; the decoder does. */
 	pg_atomic_uint64 flush_request;
 
 	/* End of the newest commit that did not wait for its flush. */
 	pg_atomic_uint64 async_commit_lsn;
+
+	/* Broadcast by a sender whenever its follower's applied_lsn moves. */
+	ConditionVariable follower_applied;
 
 	/* 1 while the decoder waits for WAL and wants its latch set at a commit. */
 	pg_atomic_uint32 decoder_asleep;
@@ -106,7 +110,8 @@ typedef struct Registration
 	char		client_addr[64];
 	XLogRecPtr	sent_lsn;
 	XLogRecPtr	applied_lsn;
-	XLogRecPtr	durable_lsn;	/* the log is kept from here on */
+	XLogRecPtr	durable_lsn;	/* needs the log from here on */
+	XLogRecPtr	saved_lsn;		/* durable_lsn in the registry file: the log is kept from here on */
 	uint64		applied_seq;	/* LogTxn.seq of the last applied transaction */
 	int64		staleness_us;	/* as the follower last reported it, -1: unknown */
 	int64		staleness_at;	/* fanout_boottime_us() of that report */
@@ -146,6 +151,8 @@ typedef struct FollowedStream
 	NameData	stream;
 	NameData	follower;
 	char		leader[512];	/* connection string without password */
+	uint64		leader_system;	/* which leader tokens must be from; 0: not known yet */
+	Oid			leader_dboid;
 	WorkerInfo	worker;
 	FollowState state;
 
@@ -166,6 +173,8 @@ typedef struct FollowedStream
 	ConditionVariable changed;
 	/* A reader that needs a fresher proof sets it and the worker's latch. */
 	pg_atomic_uint32 ask_now;
+	/* 1: the worker must look at its row again (pause, resume, resync). */
+	pg_atomic_uint32 reread;
 } FollowedStream;
 
 typedef struct FanoutShmem
@@ -174,6 +183,7 @@ typedef struct FanoutShmem
 	LWLock	   *registry_lock;	/* writing a registry file */
 	slock_t		mutex;
 	int			launcher_procno;	/* -1: not running */
+	Oid			dropping_dboid; /* no worker is started for a database being dropped */
 
 	/*
 	 * Number of leader streams and of followed streams of the whole server:

@@ -201,6 +201,9 @@ extern void positions_read(FollowedStream *stream, PositionsCopy *copy);
 struct SnapshotData;
 extern int64 positions_staleness(FollowedStream *stream, struct SnapshotData *snapshot);
 
+/* The same as a moment of fanout_boottime_us(); -1: unknown. */
+extern int64 positions_proven_boot(FollowedStream *stream, struct SnapshotData *snapshot);
+
 extern const char *follow_state_name(FollowState state);
 
 /* ---------- guard.c ---------- */
@@ -212,5 +215,12 @@ extern void guard_allow_this_process(void);
 
 /* Is it a table that a stream of this database replicates into? */
 extern bool guard_is_replicated(Oid relid);
+
+/* Which one (fanout.followed_stream.id)?  0: none. */
+extern int32 guard_followed_id(Oid relid);
+
+/* ---------- read_bound.c ---------- */
+
+extern void read_bound_init(void);
 
 #endif							/* FANOUT_FOLLOWER_H */

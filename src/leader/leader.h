@@ -20,6 +20,7 @@ typedef struct StreamRow
 	NameData	name;
 	List	   *publications;	/* of char *, names */
 	Oid			owner;
+	bool		own_publication;	/* the only publication was made for the stream */
 } StreamRow;
 
 /*
@@ -29,6 +30,20 @@ typedef struct StreamRow
  */
 extern StreamRow *stream_row_by_id(int32 id);
 extern StreamRow *stream_row_by_name(const char *name);
+extern List *stream_rows(void);	/* all of this database */
+
+/* By name, or fail with ERRCODE_UNDEFINED_OBJECT. */
+extern StreamRow *stream_row_require(const char *name);
+
+/* Fail unless the user may alter the stream: its owner and superusers. */
+extern void stream_check_owner(const StreamRow *row);
+
+/*
+ * True when no row with that id is there and none can come: waits for
+ * transactions that are writing to fanout.stream.  For a worker that is to remove
+ * the hint: until create_stream commits, the row looks absent.
+ */
+extern bool stream_is_gone(int32 id);
 
 /* Name of the stream's logical slot: fanout_<database oid>_<id>; slot has NAMEDATALEN bytes. */
 extern void stream_slot_name(char *slot, Oid dboid, int32 id);
@@ -67,6 +82,29 @@ extern int	registry_mark_lost(LeaderStream *stream, XLogRecPtr start_lsn);
 extern void registry_wake_senders(LeaderStream *stream);
 
 extern int	registry_count(LeaderStream *stream);
+
+/* Copies of the stream's entries (List of palloc'd Registration), in order of name. */
+extern List *registry_list(LeaderStream *stream);
+
+/* ---------- copy_point.c ---------- */
+
+/*
+ * Register a follower at a position P, and return P when everything that
+ * committed before it is visible to every snapshot taken from now on.  Waits
+ * for transactions that are past their commit record; can be cancelled.
+ */
+extern XLogRecPtr copy_point_register(LeaderStream *stream, const char *follower,
+									  const pg_uuid_t *instance, bool replace);
+
+/* ---------- follower_calls.c ---------- */
+
+/* Fail with ERRCODE_FEATURE_NOT_SUPPORTED unless the follower speaks our version. */
+extern void check_wire_version(int wire_version);
+
+/* ---------- leader_views.c ---------- */
+
+extern const char *leader_stream_state_name(LeaderStreamState state);
+extern const char *registration_state_name(RegistrationState state);
 
 /* ---------- commit_hook.c ---------- */
 

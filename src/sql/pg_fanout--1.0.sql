@@ -105,6 +105,17 @@ CREATE VIEW fanout.followers AS SELECT * FROM fanout.followers_state();
 COMMENT ON VIEW fanout.followers IS
     'followers registered with this database''s streams, connected or away, as they last reported';
 
+CREATE FUNCTION fanout.token()
+RETURNS text AS 'MODULE_PATHNAME', 'fanout_token' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION fanout.token() IS
+    'a position that covers everything this session has committed, for fanout.wait_for() and fanout.read_after';
+
+CREATE FUNCTION fanout.wait_for_followers(followers integer, token text DEFAULT NULL,
+    timeout interval DEFAULT '10s')
+RETURNS integer AS 'MODULE_PATHNAME', 'fanout_wait_for_followers' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION fanout.wait_for_followers(integer, text, interval) IS
+    'wait until so many followers have applied the token (NULL: this session''s own); returns how many have';
+
 /*
  * What a follower's worker calls on its leader.
  */
@@ -193,11 +204,18 @@ RETURNS record AS 'MODULE_PATHNAME', 'fanout_lag' LANGUAGE C VOLATILE;
 COMMENT ON FUNCTION fanout.lag(name) IS
     'how far this follower is behind; stream may be omitted when it follows just one';
 
+CREATE FUNCTION fanout.wait_for(token text, timeout interval DEFAULT '10s',
+    stream name DEFAULT NULL)
+RETURNS boolean AS 'MODULE_PATHNAME', 'fanout_wait_for' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION fanout.wait_for(text, interval, name) IS
+    'wait until this follower has applied a token of its leader; false: timed out';
+
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA fanout FROM PUBLIC;
 REVOKE ALL ON PROCEDURE fanout.send_changes(name, name, uuid, pg_lsn, integer) FROM PUBLIC;
 GRANT USAGE ON SCHEMA fanout TO PUBLIC;
 GRANT EXECUTE ON FUNCTION fanout.staleness_state(), fanout.lag(name),
-    fanout.wait_for_copy(name, interval) TO PUBLIC;
+    fanout.wait_for_copy(name, interval), fanout.wait_for(text, interval, name),
+    fanout.token(), fanout.wait_for_followers(integer, text, interval) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION fanout.streams_state(), fanout.followers_state() TO pg_monitor;
 GRANT SELECT ON fanout.staleness TO PUBLIC;
 GRANT SELECT ON fanout.streams, fanout.followers TO pg_monitor;

@@ -11,7 +11,8 @@
  *		MSG_PROGRESS	every transaction that committed up to decoded_lsn was sent
  *						before this message
  *		MSG_ANSWER		to a question: what was acknowledged on the leader before
- *						the question arrived committed at or before wal_end
+ *						the question arrived committed at or before wal_end.  A
+ *						question that a later one overtook gets no answer.
  *
  *	follower to leader
  *		MSG_QUESTION	numbered
@@ -26,6 +27,9 @@
 
 /* Raised with every change of these messages or of the log's format. */
 #define FANOUT_WIRE_VERSION	1
+
+/* The follower's position is no longer in the leader's log: it must copy again. */
+#define FANOUT_ERRCODE_LOST MAKE_SQLSTATE('F', 'O', '0', '0', '1')
 
 #define MSG_FRAMES		'F'
 #define MSG_PROGRESS	'P'

@@ -1,0 +1,410 @@
+/*
+ * launcher.c
+ *		The launcher: one process per server that keeps a worker running for every
+ *		hint directory.
+ *
+ * The launcher is attached to no database, so it can read none of our tables.  It
+ * reads the hint directories (hints.h), claims a shared-memory record for
+ * each and starts its worker: a decoder for a stream, a follower worker for a
+ * followed stream.  The worker holds the hint against the tables of its
+ * database, and removes the hint when they know nothing of it.
+ *
+ * A worker that ends is started again: at once after a long run or when
+ * launcher_retry_now() was called, else after a pause that doubles with each
+ * failure up to fanout.retry_interval.  Whether a worker runs is told by the pid
+ * in its record; the launcher's own table only bridges the time between its
+ * start and its first note there, and so may be lost with the launcher.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "libpq/pqsignal.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "storage/proc.h"
+#include "tcop/tcopprot.h"
+#include "utils/guc.h"
+#include "utils/hsearch.h"
+#include "utils/memutils.h"
+#include "utils/ps_status.h"
+#include "utils/syscache.h"
+
+#include "launcher.h"
+#include "shmem.h"
+
+#define FIRST_RETRY_MS		100
+#define SCAN_INTERVAL_MS	10000
+
+/* What the launcher remembers of a hint. */
+typedef struct Launch
+{
+	Hint		hint;			/* hash key */
+	BackgroundWorkerHandle *handle; /* NULL: none started by this launcher */
+	TimestampTz started_at;
+	TimestampTz retry_at;		/* not before */
+	bool		refused;		/* no background worker slot was free last time */
+	bool		seen;			/* still on disk in this scan */
+} Launch;
+
+static HTAB *launches;
+
+/* ---------- waking the launcher ---------- */
+
+static bool wake_at_commit = false;
+
+void
+launcher_wake(void)
+{
+	int			procno;
+
+	SpinLockAcquire(&Fanout->mutex);
+	procno = Fanout->launcher_procno;
+	SpinLockRelease(&Fanout->mutex);
+	fanout_wake(procno);
+}
+
+static void
+wake_xact_callback(XactEvent event, void *arg)
+{
+	if (event == XACT_EVENT_COMMIT && wake_at_commit)
+		launcher_wake();
+	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT)
+		wake_at_commit = false;
+}
+
+void
+launcher_wake_at_commit(void)
+{
+	static bool registered = false;
+
+	if (!registered)
+	{
+		RegisterXactCallback(wake_xact_callback, NULL);
+		registered = true;
+	}
+	wake_at_commit = true;
+}
+
+/* ---------- records ---------- */
+
+/* The worker's record and its mutex; claims it when needed. */
+static WorkerInfo *
+hint_worker(const Hint *hint, slock_t **mutex)
+{
+	if (hint->kind == HINT_STREAM)
+	{
+		LeaderStream *stream = leader_stream_claim(hint->dboid, hint->id);
+
+		*mutex = &stream->mutex;
+		return &stream->worker;
+	}
+	else
+	{
+		FollowedStream *stream = followed_stream_claim(hint->dboid, hint->id);
+
+		*mutex = &stream->mutex;
+		return &stream->worker;
+	}
+}
+
+static void
+release_hint(const Hint *hint)
+{
+	if (hint->kind == HINT_STREAM)
+	{
+		LeaderStream *stream = leader_stream_find(hint->dboid, hint->id);
+
+		if (stream != NULL)
+			leader_stream_release(stream);
+	}
+	else
+	{
+		FollowedStream *stream = followed_stream_find(hint->dboid, hint->id);
+
+		if (stream != NULL)
+			followed_stream_release(stream);
+	}
+}
+
+void
+launcher_retry_now(HintKind kind, Oid dboid, int32 id)
+{
+	Hint		hint = {.kind = kind, .dboid = dboid, .id = id};
+	slock_t    *mutex;
+	WorkerInfo *info = hint_worker(&hint, &mutex);
+
+	SpinLockAcquire(mutex);
+	info->failures = 0;
+	SpinLockRelease(mutex);
+	launcher_wake();
+}
+
+/* ---------- starting workers ---------- */
+
+static void
+describe_worker(BackgroundWorker *worker, const Hint *hint)
+{
+	bool		decoder = hint->kind == HINT_STREAM;
+
+	memset(worker, 0, sizeof(*worker));
+	worker->bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker->bgw_start_time = BgWorkerStart_RecoveryFinished;
+	worker->bgw_restart_time = BGW_NEVER_RESTART;
+	worker->bgw_notify_pid = MyProcPid;
+	strlcpy(worker->bgw_library_name, FANOUT_LIBRARY, BGW_MAXLEN);
+	strlcpy(worker->bgw_function_name,
+			decoder ? "fanout_decoder_main" : "fanout_follower_main", BGW_MAXLEN);
+	strlcpy(worker->bgw_type, decoder ? "pg_fanout decoder" : "pg_fanout follower", BGW_MAXLEN);
+	snprintf(worker->bgw_name, BGW_MAXLEN, "%s %d of database %u",
+			 worker->bgw_type, hint->id, hint->dboid);
+	memcpy(worker->bgw_extra, hint, sizeof(*hint));
+}
+
+static void
+report_refused(Launch *launch, slock_t *mutex, WorkerInfo *info)
+{
+	worker_info_error(mutex, info,
+					  "no background worker slot is free; raise \"max_worker_processes\"");
+	if (!launch->refused)
+		ereport(LOG,
+				(errmsg("no background worker slot is free for pg_fanout %s %d of database %u",
+						launch->hint.kind == HINT_STREAM ? "decoder" : "follower",
+						launch->hint.id, launch->hint.dboid),
+				 errhint("Raise \"max_worker_processes\" and restart the server.")));
+	launch->refused = true;
+}
+
+static void
+start_worker(Launch *launch, slock_t *mutex, WorkerInfo *info, TimestampTz now)
+{
+	BackgroundWorker worker;
+	MemoryContext oldcontext;
+
+	describe_worker(&worker, &launch->hint);
+	oldcontext = MemoryContextSwitchTo(TopMemoryContext);
+	if (RegisterDynamicBackgroundWorker(&worker, &launch->handle))
+	{
+		launch->started_at = now;
+		launch->refused = false;
+	}
+	else
+	{
+		launch->handle = NULL;
+		launch->retry_at = TimestampTzPlusMilliseconds(now, fanout_retry_interval);
+		report_refused(launch, mutex, info);
+	}
+	MemoryContextSwitchTo(oldcontext);
+}
+
+/* The worker started by this launcher has ended: say when it may start again. */
+static void
+note_worker_ended(Launch *launch, slock_t *mutex, WorkerInfo *info, TimestampTz now)
+{
+	int			failures;
+	int			pause;
+
+	pfree(launch->handle);
+	launch->handle = NULL;
+
+	SpinLockAcquire(mutex);
+	if (TimestampDifferenceExceeds(launch->started_at, now, 2 * fanout_retry_interval))
+		info->failures = 0;
+	failures = info->failures++;
+	SpinLockRelease(mutex);
+
+	pause = Min(fanout_retry_interval, FIRST_RETRY_MS << Min(failures, 16));
+	launch->retry_at = TimestampTzPlusMilliseconds(now, pause);
+}
+
+/*
+ * See to one hint's worker.  Returns in how many milliseconds it must be looked
+ * at again.
+ */
+static long
+tend_worker(Launch *launch, TimestampTz now)
+{
+	slock_t    *mutex;
+	WorkerInfo *info = hint_worker(&launch->hint, &mutex);
+	pid_t		pid;
+	bool		running;
+	bool		at_once;
+
+	if (launch->handle != NULL &&
+		GetBackgroundWorkerPid(launch->handle, &pid) == BGWH_STOPPED)
+		note_worker_ended(launch, mutex, info, now);
+
+	SpinLockAcquire(mutex);
+	running = info->pid != 0;
+	at_once = info->failures == 0;
+	SpinLockRelease(mutex);
+
+	if (running || launch->handle != NULL || launch->hint.dboid == Fanout->dropping_dboid)
+		return SCAN_INTERVAL_MS;
+	if (!at_once && now < launch->retry_at)
+		return TimestampDifferenceMilliseconds(now, launch->retry_at) + 1;
+	start_worker(launch, mutex, info, now);
+	return launch->handle != NULL ? SCAN_INTERVAL_MS : fanout_retry_interval;
+}
+
+/* ---------- the scan ---------- */
+
+/* Databases that are gone take their hints with them. */
+static bool
+database_exists(Oid dboid)
+{
+	bool		exists;
+
+	StartTransactionCommand();
+	exists = SearchSysCacheExists1(DATABASEOID, ObjectIdGetDatum(dboid));
+	CommitTransactionCommand();
+	return exists;
+}
+
+static Launch *
+find_launch(const Hint *hint)
+{
+	bool		found;
+	Launch	   *launch = hash_search(launches, hint, HASH_ENTER, &found);
+
+	if (!found)
+		memset((char *) launch + sizeof(Hint), 0, sizeof(Launch) - sizeof(Hint));
+	launch->seen = true;
+	return launch;
+}
+
+/* Forget what is no longer on disk. */
+static void
+forget_unseen(void)
+{
+	HASH_SEQ_STATUS status;
+	Launch	   *launch;
+
+	hash_seq_init(&status, launches);
+	while ((launch = hash_seq_search(&status)) != NULL)
+	{
+		if (!launch->seen)
+		{
+			if (launch->handle != NULL)
+				pfree(launch->handle);
+			hash_search(launches, &launch->hint, HASH_REMOVE, NULL);
+		}
+		else
+			launch->seen = false;
+	}
+}
+
+static long
+scan_hints(void)
+{
+	long		timeout = SCAN_INTERVAL_MS;
+	TimestampTz now = GetCurrentTimestamp();
+	ListCell   *lc;
+
+	foreach(lc, hint_list())
+	{
+		Hint	   *hint = lfirst(lc);
+
+		CHECK_FOR_INTERRUPTS();
+		if (!database_exists(hint->dboid))
+		{
+			release_hint(hint);
+			hint_remove_database(hint->dboid);
+			continue;
+		}
+		timeout = Min(timeout, tend_worker(find_launch(hint), now));
+	}
+	forget_unseen();
+	return timeout;
+}
+
+/* ---------- entry points ---------- */
+
+static void
+launcher_gone(int code, Datum arg)
+{
+	SpinLockAcquire(&Fanout->mutex);
+	Fanout->launcher_procno = -1;
+	SpinLockRelease(&Fanout->mutex);
+}
+
+static void
+launcher_init(void)
+{
+	HASHCTL		ctl = {.keysize = sizeof(Hint), .entrysize = sizeof(Launch)};
+
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, die);
+	BackgroundWorkerUnblockSignals();
+	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
+
+	before_shmem_exit(launcher_gone, (Datum) 0);
+	SpinLockAcquire(&Fanout->mutex);
+	Fanout->launcher_procno = MyProc->pgprocno;
+	SpinLockRelease(&Fanout->mutex);
+
+	launches = hash_create("pg_fanout launches", 16, &ctl, HASH_ELEM | HASH_BLOBS);
+}
+
+void
+fanout_launcher_main(Datum arg)
+{
+	MemoryContext scan_context;
+
+	launcher_init();
+	scan_context = AllocSetContextCreate(TopMemoryContext, "pg_fanout hint scan",
+										 ALLOCSET_DEFAULT_SIZES);
+	MemoryContextSwitchTo(scan_context);
+
+	for (;;)
+	{
+		long		timeout;
+
+		CHECK_FOR_INTERRUPTS();
+		if (ConfigReloadPending)
+		{
+			ConfigReloadPending = false;
+			ProcessConfigFile(PGC_SIGHUP);
+		}
+		timeout = scan_hints();
+		/* A transaction of the scan may have left another context behind. */
+		MemoryContextSwitchTo(scan_context);
+		MemoryContextReset(scan_context);
+
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 timeout, PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+	}
+}
+
+void
+launcher_register(void)
+{
+	BackgroundWorker worker = {0};
+
+	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+	worker.bgw_restart_time = 1;
+	strlcpy(worker.bgw_library_name, FANOUT_LIBRARY, BGW_MAXLEN);
+	strlcpy(worker.bgw_function_name, "fanout_launcher_main", BGW_MAXLEN);
+	strlcpy(worker.bgw_name, "pg_fanout launcher", BGW_MAXLEN);
+	strlcpy(worker.bgw_type, "pg_fanout launcher", BGW_MAXLEN);
+	RegisterBackgroundWorker(&worker);
+}
+
+Hint
+worker_start(void)
+{
+	Hint		hint;
+
+	memcpy(&hint, MyBgworkerEntry->bgw_extra, sizeof(hint));
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, die);
+	BackgroundWorkerUnblockSignals();
+	BackgroundWorkerInitializeConnectionByOid(hint.dboid, InvalidOid, 0);
+	pgstat_report_appname(MyBgworkerEntry->bgw_name);
+	return hint;
+}

@@ -1,0 +1,509 @@
+/*
+ * stream.c
+ *		Streams as users make and drop them: the rows of fanout.stream.
+ *
+ * A row is the truth about a stream; its slot, change log and shared-memory
+ * record follow it.  create_stream() inserts the row and makes the hint
+ * directory that has the launcher start a decoder, which makes the rest: a slot
+ * made inside a user's transaction would leak when that rolls back.  Likewise
+ * drop_stream() only deletes the row and, once that is committed, ends the
+ * decoder; its successor finds no row and removes what is left.
+ *
+ * The table is read with a snapshot of its own that is always the newest, so
+ * that readers need neither an active snapshot nor rights on the table.
+ */
+#include "postgres.h"
+
+#include <signal.h>
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_type.h"
+#include "commands/publicationcmds.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "storage/lmgr.h"
+#include "utils/acl.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+
+#include "compat.h"
+#include "hints.h"
+#include "launcher.h"
+#include "leader/leader.h"
+#include "own_tables.h"
+
+/* Columns of fanout.stream, as the extension script has them. */
+enum
+{
+	Anum_stream_id = 1,
+	Anum_stream_name,
+	Anum_stream_dboid,
+	Anum_stream_publications,
+	Anum_stream_own_publication,
+	Anum_stream_owner,
+	Natts_stream_read = Anum_stream_owner
+};
+
+#define OWN_PUBLICATION_PREFIX	"fanout_"
+
+PG_FUNCTION_INFO_V1(fanout_create_stream);
+PG_FUNCTION_INFO_V1(fanout_drop_stream);
+
+/* ---------- reading rows ---------- */
+
+static Oid
+stream_table(void)
+{
+	Oid			schema = get_namespace_oid(FANOUT_SCHEMA, true);
+
+	return OidIsValid(schema) ? get_relname_relid("stream", schema) : InvalidOid;
+}
+
+/* Elements of a name[]; fails on nulls, which no caller has a use for. */
+static List *
+name_array_to_list(ArrayType *array)
+{
+	List	   *names = NIL;
+	Datum	   *datums;
+	bool	   *nulls;
+	int			count;
+
+	deconstruct_array(array, NAMEOID, NAMEDATALEN, false, TYPALIGN_CHAR,
+					  &datums, &nulls, &count);
+	for (int i = 0; i < count; i++)
+	{
+		if (nulls[i])
+			ereport(ERROR,
+					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+					 errmsg("publication name must not be null")));
+		names = lappend(names, pstrdup(NameStr(*DatumGetName(datums[i]))));
+	}
+	return names;
+}
+
+static StreamRow *
+row_from_tuple(HeapTuple tuple, TupleDesc desc)
+{
+	StreamRow  *row = palloc0(sizeof(StreamRow));
+	Datum		values[Natts_stream_read];
+
+	for (int i = 0; i < Natts_stream_read; i++)
+	{
+		bool		isnull;
+
+		values[i] = heap_getattr(tuple, i + 1, desc, &isnull);
+		if (isnull)
+			elog(ERROR, "unexpected null in column %d of fanout.stream", i + 1);
+	}
+	row->id = DatumGetInt32(values[Anum_stream_id - 1]);
+	row->name = *DatumGetName(values[Anum_stream_name - 1]);
+	row->publications =
+		name_array_to_list(DatumGetArrayTypePCopy(values[Anum_stream_publications - 1]));
+	row->own_publication = DatumGetBool(values[Anum_stream_own_publication - 1]);
+	row->owner = DatumGetObjectId(values[Anum_stream_owner - 1]);
+	return row;
+}
+
+/*
+ * Rows of this database that satisfy one more condition (NULL: all).  The
+ * extension may be missing: then there are none.
+ */
+static List *
+scan_rows(const ScanKeyData *condition)
+{
+	List	   *rows = NIL;
+	Oid			relid = stream_table();
+	ScanKeyData keys[2];
+	Relation	rel;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	if (!OidIsValid(relid))
+		return NIL;
+
+	ScanKeyInit(&keys[0], Anum_stream_dboid, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(MyDatabaseId));
+	if (condition != NULL)
+		keys[1] = *condition;
+
+	rel = table_open(relid, AccessShareLock);
+	scan = systable_beginscan(rel, InvalidOid, false, NULL, condition != NULL ? 2 : 1, keys);
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+		rows = lappend(rows, row_from_tuple(tuple, RelationGetDescr(rel)));
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return rows;
+}
+
+StreamRow *
+stream_row_by_id(int32 id)
+{
+	ScanKeyData key;
+	List	   *rows;
+
+	ScanKeyInit(&key, Anum_stream_id, BTEqualStrategyNumber, F_INT4EQ, Int32GetDatum(id));
+	rows = scan_rows(&key);
+	return rows != NIL ? linitial(rows) : NULL;
+}
+
+StreamRow *
+stream_row_by_name(const char *name)
+{
+	ScanKeyData key;
+	NameData	namedata;
+	List	   *rows;
+
+	namestrcpy(&namedata, name);
+	ScanKeyInit(&key, Anum_stream_name, BTEqualStrategyNumber, F_NAMEEQ,
+				NameGetDatum(&namedata));
+	rows = scan_rows(&key);
+	return rows != NIL ? linitial(rows) : NULL;
+}
+
+List *
+stream_rows(void)
+{
+	return scan_rows(NULL);
+}
+
+StreamRow *
+stream_row_require(const char *name)
+{
+	StreamRow  *row = stream_row_by_name(name);
+
+	if (row == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("stream \"%s\" does not exist", name)));
+	return row;
+}
+
+void
+stream_check_owner(const StreamRow *row)
+{
+	if (!superuser() && !has_privs_of_role(GetUserId(), row->owner))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("must be owner of stream \"%s\"", NameStr(row->name))));
+}
+
+bool
+stream_is_gone(int32 id)
+{
+	Oid			relid = stream_table();
+
+	/* Conflicts with the lock of a writer, which holds it until it commits. */
+	if (OidIsValid(relid))
+		LockRelationOid(relid, ShareLock);
+	return stream_row_by_id(id) == NULL;
+}
+
+void
+stream_slot_name(char *slot, Oid dboid, int32 id)
+{
+	snprintf(slot, NAMEDATALEN, "fanout_%u_%d", dboid, id);
+}
+
+/* ---------- create_stream ---------- */
+
+static void
+check_can_lead(void)
+{
+	if (RecoveryInProgress())
+		ereport(ERROR,
+				(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
+				 errmsg("cannot create a stream during recovery")));
+	if (wal_level < WAL_LEVEL_LOGICAL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("creating a stream requires \"wal_level\" to be \"logical\""),
+				 errhint("Set \"wal_level\" to \"logical\" in postgresql.conf and restart the server.")));
+}
+
+static void
+check_new_name(const char *name)
+{
+	if (name[0] == '\0')
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_NAME),
+				 errmsg("stream name must not be empty")));
+	if (stream_row_by_name(name) != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("stream \"%s\" already exists", name)));
+}
+
+static void
+check_publication(const char *name)
+{
+	Oid			oid = get_publication_oid(name, true);
+
+	if (!OidIsValid(oid))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("publication \"%s\" does not exist", name)));
+	if (!fanout_owns_publication(oid, GetUserId()))
+		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_PUBLICATION, name);
+}
+
+/* The publications a user named, each once; the user must own them all. */
+static List *
+checked_publications(ArrayType *array)
+{
+	List	   *result = NIL;
+	ListCell   *lc;
+
+	foreach(lc, name_array_to_list(array))
+	{
+		char	   *name = lfirst(lc);
+
+		check_publication(name);
+		result = list_append_unique(result, makeString(name));
+	}
+	if (result == NIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("at least one publication is needed"),
+				 errhint("Omit the publications to stream every table.")));
+
+	foreach(lc, result)
+		lfirst(lc) = strVal(lfirst(lc));
+	return result;
+}
+
+static void
+execute_utility(const char *command)
+{
+	OwnTables	state;
+
+	own_tables_begin(&state);
+	if (SPI_execute(command, false, 0) != SPI_OK_UTILITY)
+		elog(ERROR, "could not execute \"%s\"", command);
+	own_tables_end(&state);
+}
+
+/* Make the publication of a stream of every table; returns its name. */
+static char *
+create_own_publication(const char *stream)
+{
+	char	   *publication = psprintf(OWN_PUBLICATION_PREFIX "%s", stream);
+
+	if (!superuser())
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("must be superuser to stream every table"),
+				 errhint("Name publications that you own.")));
+	if (strlen(publication) >= NAMEDATALEN)
+		ereport(ERROR,
+				(errcode(ERRCODE_NAME_TOO_LONG),
+				 errmsg("stream name \"%s\" is too long", stream),
+				 errdetail("The name of its publication, \"%s\", would exceed %d bytes.",
+						   publication, NAMEDATALEN - 1)));
+	execute_utility(psprintf("CREATE PUBLICATION %s FOR ALL TABLES",
+							 quote_identifier(publication)));
+	return publication;
+}
+
+static Datum
+name_datum(const char *name)
+{
+	return DirectFunctionCall1(namein, CStringGetDatum(name));
+}
+
+static Datum
+name_array_datum(List *names)
+{
+	Datum	   *datums = palloc(sizeof(Datum) * list_length(names));
+	int			count = 0;
+	ListCell   *lc;
+
+	foreach(lc, names)
+		datums[count++] = name_datum(lfirst(lc));
+	return PointerGetDatum(construct_array(datums, count, NAMEOID, NAMEDATALEN, false,
+										   TYPALIGN_CHAR));
+}
+
+/* Returns the new stream's id. */
+static int32
+insert_row(const char *name, List *publications, bool own_publication)
+{
+	Oid			types[] = {NAMEOID, OIDOID, NAMEARRAYOID, BOOLOID, OIDOID};
+	Datum		values[] = {
+		name_datum(name),
+		ObjectIdGetDatum(MyDatabaseId),
+		name_array_datum(publications),
+		BoolGetDatum(own_publication),
+		ObjectIdGetDatum(GetUserId())
+	};
+	OwnTables	state;
+	int32		id;
+	bool		isnull;
+
+	own_tables_begin(&state);
+	if (SPI_execute_with_args("INSERT INTO fanout.stream"
+							  " (name, dboid, publications, own_publication, owner)"
+							  " VALUES ($1, $2, $3, $4, $5) RETURNING id",
+							  lengthof(types), types, values, NULL, false, 0)
+		!= SPI_OK_INSERT_RETURNING)
+		elog(ERROR, "could not insert into fanout.stream");
+	id = DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
+	own_tables_end(&state);
+	return id;
+}
+
+/*
+ * create_stream(stream name, publications name[])
+ */
+Datum
+fanout_create_stream(PG_FUNCTION_ARGS)
+{
+	bool		own_publication = PG_ARGISNULL(1);
+	char	   *name;
+	List	   *publications;
+	int32		id;
+
+	fanout_require_preload();
+	if (PG_ARGISNULL(0))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("stream name must not be null")));
+	name = NameStr(*PG_GETARG_NAME(0));
+	check_can_lead();
+	check_new_name(name);
+
+	if (own_publication)
+		publications = list_make1(create_own_publication(name));
+	else
+		publications = checked_publications(PG_GETARG_ARRAYTYPE_P(1));
+
+	/* The hint must be on disk when the row commits, see hints.h. */
+	id = insert_row(name, publications, own_publication);
+	hint_create(HINT_STREAM, MyDatabaseId, id);
+	launcher_wake_at_commit();
+	PG_RETURN_VOID();
+}
+
+/* ---------- drop_stream ---------- */
+
+/* Streams dropped in this transaction; in TopTransactionContext. */
+static List *dropped_streams = NIL;
+
+/* End the decoder, so that it starts again and finds no row; may not fail. */
+static void
+end_decoder(int32 id)
+{
+	LeaderStream *stream = leader_stream_find(MyDatabaseId, id);
+	pid_t		pid;
+
+	if (stream == NULL)
+		return;
+	SpinLockAcquire(&stream->mutex);
+	pid = stream->worker.pid;
+	stream->worker.failures = 0;
+	SpinLockRelease(&stream->mutex);
+	if (pid != 0)
+		(void) kill(pid, SIGTERM);
+}
+
+/*
+ * A drop in a subtransaction that rolled back is on the list as well: that
+ * decoder is restarted for nothing.
+ */
+static void
+drop_xact_callback(XactEvent event, void *arg)
+{
+	ListCell   *lc;
+
+	if (event == XACT_EVENT_COMMIT)
+	{
+		foreach(lc, dropped_streams)
+			end_decoder(lfirst_int(lc));
+	}
+	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
+		dropped_streams = NIL;
+}
+
+static void
+end_decoder_at_commit(int32 id)
+{
+	static bool registered = false;
+	MemoryContext oldcontext;
+
+	if (!registered)
+	{
+		RegisterXactCallback(drop_xact_callback, NULL);
+		registered = true;
+	}
+	oldcontext = MemoryContextSwitchTo(TopTransactionContext);
+	dropped_streams = lappend_int(dropped_streams, id);
+	MemoryContextSwitchTo(oldcontext);
+	launcher_wake_at_commit();
+}
+
+static void
+check_no_followers(const StreamRow *row)
+{
+	LeaderStream *stream = leader_stream_find(MyDatabaseId, row->id);
+	StringInfoData names;
+	ListCell   *lc;
+
+	if (stream == NULL)
+		return;
+
+	initStringInfo(&names);
+	foreach(lc, registry_list(stream))
+		appendStringInfo(&names, "%s\"%s\"", names.len > 0 ? ", " : "",
+						 NameStr(((Registration *) lfirst(lc))->name));
+	if (names.len > 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_IN_USE),
+				 errmsg("stream \"%s\" has followers", NameStr(row->name)),
+				 errdetail("Registered followers: %s.", names.data),
+				 errhint("Drop them first, or force it.")));
+}
+
+static void
+delete_row(int32 id)
+{
+	Oid			types[] = {INT4OID};
+	Datum		values[] = {Int32GetDatum(id)};
+	OwnTables	state;
+
+	own_tables_begin(&state);
+	if (SPI_execute_with_args("DELETE FROM fanout.stream WHERE id = $1",
+							  lengthof(types), types, values, NULL, false, 0) != SPI_OK_DELETE)
+		elog(ERROR, "could not delete from fanout.stream");
+	own_tables_end(&state);
+}
+
+/*
+ * drop_stream(stream name, force boolean)
+ */
+Datum
+fanout_drop_stream(PG_FUNCTION_ARGS)
+{
+	bool		force = PG_GETARG_BOOL(1);
+	StreamRow  *row;
+
+	fanout_require_preload();
+	row = stream_row_require(NameStr(*PG_GETARG_NAME(0)));
+	stream_check_owner(row);
+	if (!force)
+		check_no_followers(row);
+
+	delete_row(row->id);
+	if (row->own_publication &&
+		OidIsValid(get_publication_oid(linitial(row->publications), true)))
+		execute_utility(psprintf("DROP PUBLICATION %s",
+								 quote_identifier(linitial(row->publications))));
+	end_decoder_at_commit(row->id);
+	PG_RETURN_VOID();
+}

@@ -1,0 +1,48 @@
+/*
+ * own_tables.c
+ *		Access to the tables of the extension, whoever the caller is.
+ *
+ * The tables of schema fanout belong to superusers; users come to them through
+ * our functions, which have checked by then what the caller may do.  Between
+ * own_tables_begin() and own_tables_end() the functions work as the bootstrap
+ * superuser, like a SECURITY DEFINER function with a search_path of its own.
+ *
+ * Nothing here is undone on an error: the abort of the (sub)transaction
+ * restores user id, security context and parameters, and ends SPI.
+ */
+#include "postgres.h"
+
+#include "catalog/pg_authid.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "utils/guc.h"
+
+#include "own_tables.h"
+
+/* Connect to SPI with the right to use our own tables. */
+void
+own_tables_begin(OwnTables *state)
+{
+	state->context = CurrentMemoryContext;
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+
+	GetUserIdAndSecContext(&state->userid, &state->sec_context);
+	SetUserIdAndSecContext(BOOTSTRAP_SUPERUSERID,
+						   state->sec_context | SECURITY_LOCAL_USERID_CHANGE);
+
+	state->guc_nestlevel = NewGUCNestLevel();
+	(void) set_config_option("search_path", "pg_catalog", PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+}
+
+/* Back to the caller's rights, parameters and memory context. */
+void
+own_tables_end(OwnTables *state)
+{
+	AtEOXact_GUC(true, state->guc_nestlevel);
+	SetUserIdAndSecContext(state->userid, state->sec_context);
+	if (SPI_finish() != SPI_OK_FINISH)
+		elog(ERROR, "SPI_finish failed");
+	MemoryContextSwitchTo(state->context);
+}

@@ -1,0 +1,29 @@
+/*
+ * own_tables.h
+ *		Access to the tables of the extension, whoever the caller is.
+ */
+#ifndef FANOUT_OWN_TABLES_H
+#define FANOUT_OWN_TABLES_H
+
+#include "pg_fanout.h"
+
+typedef struct OwnTables
+{
+	Oid			userid;			/* as before own_tables_begin() */
+	int			sec_context;
+	int			guc_nestlevel;
+	MemoryContext context;		/* the caller's memory context */
+} OwnTables;
+
+/*
+ * Between begin and end, SPI is connected, names resolve in pg_catalog only
+ * and the tables of schema fanout may be read and written.  The current memory
+ * context in between is SPI's: results that are to survive own_tables_end() go
+ * into state->context.  Needs a transaction and does not nest; SPI takes the
+ * snapshots its statements need, but a background worker pushes an active one
+ * first for statements that fire triggers.
+ */
+extern void own_tables_begin(OwnTables *state);
+extern void own_tables_end(OwnTables *state);
+
+#endif							/* FANOUT_OWN_TABLES_H */
