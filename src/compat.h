@@ -30,4 +30,45 @@
 #define fanout_owns_publication(puboid, roleid) pg_publication_ownercheck((puboid), (roleid))
 #endif
 
+#include "access/attmap.h"
+#include "replication/slot.h"
+
+/* 16 lets the caller decide what a missing column means. */
+#if PG_VERSION_NUM >= 160000
+#define fanout_build_attrmap_if_req(indesc, outdesc) \
+	build_attrmap_by_name_if_req((indesc), (outdesc), false)
+#else
+#define fanout_build_attrmap_if_req(indesc, outdesc) \
+	build_attrmap_by_name_if_req((indesc), (outdesc))
+#endif
+
+/* 16 keeps the reason why a slot was invalidated instead of a position. */
+#if PG_VERSION_NUM >= 160000
+#define fanout_slot_invalidated(slot) ((slot)->data.invalidated != RS_INVAL_NONE)
+#else
+#define fanout_slot_invalidated(slot) (!XLogRecPtrIsInvalid((slot)->data.invalidated_at))
+#endif
+
+/* 17 added slots that are synchronized to standbys. */
+#if PG_VERSION_NUM >= 170000
+#define fanout_slot_create(name) \
+	ReplicationSlotCreate((name), true, RS_EPHEMERAL, false, false, false)
+#else
+#define fanout_slot_create(name) ReplicationSlotCreate((name), true, RS_EPHEMERAL, false)
+#endif
+
+/* 18 can refuse an invalidated slot by itself; we replace such a slot. */
+#if PG_VERSION_NUM >= 180000
+#define fanout_slot_acquire(name) ReplicationSlotAcquire((name), false, false)
+#else
+#define fanout_slot_acquire(name) ReplicationSlotAcquire((name), false)
+#endif
+
+/* 17 did away with the buffer around a decoded tuple. */
+#if PG_VERSION_NUM >= 170000
+#define fanout_change_tuple(decoded) (decoded)
+#else
+#define fanout_change_tuple(decoded) (&(decoded)->tuple)
+#endif
+
 #endif							/* FANOUT_COMPAT_H */

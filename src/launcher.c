@@ -33,6 +33,7 @@
 #include "utils/ps_status.h"
 #include "utils/syscache.h"
 
+#include "follower/history.h"
 #include "launcher.h"
 #include "shmem.h"
 
@@ -349,6 +350,31 @@ launcher_init(void)
 	launches = hash_create("pg_fanout launches", 16, &ctl, HASH_ELEM | HASH_BLOBS);
 }
 
+/* Sleep up to timeout ms or until woken, sampling the history all the while. */
+static void
+sleep_and_sample(long timeout)
+{
+	TimestampTz end = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout);
+
+	do
+	{
+		bool		sampling = pg_atomic_read_u32(&Fanout->followed_streams) > 0;
+		int			events;
+
+		events = WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						   sampling ? Min(timeout, HISTORY_TICK_MS) : timeout,
+						   PG_WAIT_EXTENSION);
+		if (events & WL_LATCH_SET)
+		{
+			ResetLatch(MyLatch);
+			return;
+		}
+		if (sampling)
+			history_tick();
+		timeout = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), end);
+	} while (timeout > 0);
+}
+
 void
 fanout_launcher_main(Datum arg)
 {
@@ -374,9 +400,7 @@ fanout_launcher_main(Datum arg)
 		MemoryContextSwitchTo(scan_context);
 		MemoryContextReset(scan_context);
 
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 timeout, PG_WAIT_EXTENSION);
-		ResetLatch(MyLatch);
+		sleep_and_sample(timeout);
 	}
 }
 

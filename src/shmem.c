@@ -14,6 +14,7 @@
 #include "storage/proc.h"
 #include "storage/shmem.h"
 
+#include "follower/history.h"
 #include "hints.h"
 #include "shmem.h"
 
@@ -39,6 +40,7 @@ shmem_request(void)
 	size = add_size(size, MAXALIGN(mul_size(sizeof(LeaderStream), fanout_max_streams)));
 	size = add_size(size, MAXALIGN(mul_size(sizeof(Registration), fanout_max_followers)));
 	size = add_size(size, MAXALIGN(mul_size(sizeof(FollowedStream), fanout_max_streams)));
+	size = add_size(size, MAXALIGN(history_shmem_size()));
 	RequestAddinShmemSpace(size);
 	RequestNamedLWLockTranche(FANOUT_TRANCHE, 2);
 }
@@ -139,6 +141,7 @@ shmem_startup(void)
 		init_control();
 		init_arrays();
 	}
+	history_shmem_init();
 	LWLockRelease(AddinShmemInitLock);
 
 	if (!found)

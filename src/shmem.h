@@ -83,7 +83,10 @@ typedef struct LeaderStream
 	/* Broadcast by a sender whenever its follower's applied_lsn moves. */
 	ConditionVariable follower_applied;
 
-	/* 1 while the decoder waits for WAL and wants its latch set at a commit. */
+	/*
+	 * Not 0 while the decoder waits for WAL and wants its latch set: 1 at any
+	 * commit, 2 only at one that is flushed (for the others it looks often).
+	 */
 	pg_atomic_uint32 decoder_asleep;
 } LeaderStream;
 

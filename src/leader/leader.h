@@ -38,12 +38,8 @@ extern StreamRow *stream_row_require(const char *name);
 /* Fail unless the user may alter the stream: its owner and superusers. */
 extern void stream_check_owner(const StreamRow *row);
 
-/*
- * True when no row with that id is there and none can come: waits for
- * transactions that are writing to fanout.stream.  For a worker that is to remove
- * the hint: until create_stream commits, the row looks absent.
- */
-extern bool stream_is_gone(int32 id);
+/* A name[] of a List of char *. */
+extern Datum name_array_datum(List *names);
 
 /* Name of the stream's logical slot: fanout_<database oid>_<id>; slot has NAMEDATALEN bytes. */
 extern void stream_slot_name(char *slot, Oid dboid, int32 id);
@@ -110,6 +106,9 @@ extern const char *registration_state_name(RegistrationState state);
 
 extern void commit_hook_init(void);
 
+/* Wake this database's sleeping decoders; cheap, never fails. */
+extern void commit_hook_wake_decoders(XLogRecPtr commit_end);
+
 /* ---------- output_plugin.c ---------- */
 
 /*
@@ -123,6 +122,8 @@ typedef struct DecoderState
 	LogWriter  *writer;
 	uint64		transactions;	/* written since the start */
 	uint64		changes;
+	Oid			stream_table;	/* fanout.stream */
+	bool		extension_gone; /* set by the plugin: stream_table was dropped */
 } DecoderState;
 
 extern bool decoding_in_progress(void);	/* decoder.c: this process is a decoder */

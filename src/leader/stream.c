@@ -25,7 +25,6 @@
 #include "commands/publicationcmds.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
-#include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -195,17 +194,6 @@ stream_check_owner(const StreamRow *row)
 				 errmsg("must be owner of stream \"%s\"", NameStr(row->name))));
 }
 
-bool
-stream_is_gone(int32 id)
-{
-	Oid			relid = stream_table();
-
-	/* Conflicts with the lock of a writer, which holds it until it commits. */
-	if (OidIsValid(relid))
-		LockRelationOid(relid, ShareLock);
-	return stream_row_by_id(id) == NULL;
-}
-
 void
 stream_slot_name(char *slot, Oid dboid, int32 id)
 {
@@ -318,10 +306,10 @@ name_datum(const char *name)
 	return DirectFunctionCall1(namein, CStringGetDatum(name));
 }
 
-static Datum
+Datum
 name_array_datum(List *names)
 {
-	Datum	   *datums = palloc(sizeof(Datum) * list_length(names));
+	Datum	   *datums = palloc(sizeof(Datum) * (list_length(names) + 1));
 	int			count = 0;
 	ListCell   *lc;
 

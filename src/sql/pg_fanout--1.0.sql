@@ -204,6 +204,81 @@ RETURNS record AS 'MODULE_PATHNAME', 'fanout_lag' LANGUAGE C VOLATILE;
 COMMENT ON FUNCTION fanout.lag(name) IS
     'how far this follower is behind; stream may be omitted when it follows just one';
 
+CREATE FUNCTION fanout.history_state(
+    OUT stream name, OUT at timestamptz,
+    OUT staleness_p50 interval, OUT staleness_p95 interval, OUT staleness_max interval,
+    OUT lag_bytes_p50 bigint, OUT lag_bytes_p95 bigint, OUT lag_bytes_max bigint)
+RETURNS SETOF record AS 'MODULE_PATHNAME', 'fanout_history_state' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION fanout.history_state() IS 'the rows of fanout.staleness_history';
+
+CREATE VIEW fanout.staleness_history AS SELECT * FROM fanout.history_state();
+COMMENT ON VIEW fanout.staleness_history IS
+    'staleness and lag of the last hour, one row a second; a staleness that was unknown is NULL';
+
+CREATE FUNCTION fanout.staleness_chart(stream name, width integer DEFAULT 60)
+RETURNS SETOF text LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog
+AS $$
+DECLARE
+    height constant integer := 8;
+    steps constant text := ' ▁▂▃▄▅▆▇█';
+    bars double precision[];
+    top double precision;
+    first_at timestamptz;
+    last_at timestamptz;
+    line text;
+    filled double precision;
+BEGIN
+    IF staleness_chart.stream IS NULL OR width IS NULL THEN
+        RAISE EXCEPTION 'stream and width must not be null'
+            USING ERRCODE = 'null_value_not_allowed';
+    END IF;
+    IF width NOT BETWEEN 10 AND 500 THEN
+        RAISE EXCEPTION 'width must be between 10 and 500'
+            USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+
+    SELECT min(h.at), max(h.at) INTO first_at, last_at
+    FROM fanout.staleness_history h WHERE h.stream = staleness_chart.stream;
+    IF first_at IS NULL THEN
+        RETURN NEXT format('no history of stream "%s" yet', stream);
+        RETURN;
+    END IF;
+
+    -- One bar a column: the worst second in it; -1 where it was unknown.
+    SELECT array_agg(worst ORDER BY n), max(worst) INTO bars, top
+    FROM (SELECT n, CASE WHEN bool_or(h.at IS NOT NULL AND h.staleness_max IS NULL) THEN -1
+                         ELSE max(extract(epoch FROM h.staleness_max) * 1000) END AS worst
+          FROM generate_series(0, width - 1) n
+          LEFT JOIN fanout.staleness_history h
+            ON h.stream = staleness_chart.stream
+           AND least(width - 1, floor(extract(epoch FROM h.at - first_at) * width
+                   / greatest(extract(epoch FROM last_at - first_at), 1))::integer) = n
+          GROUP BY n) columns;
+    top := greatest(top, 1);
+
+    RETURN NEXT format('staleness of stream "%s", worst of each %s, full height %s ms', stream,
+        make_interval(secs => round((extract(epoch FROM last_at - first_at) / width)::numeric, 1)::double precision),
+        round(top::numeric, 1));
+    FOR row IN REVERSE height - 1 .. 0 LOOP
+        line := '';
+        FOR col IN 1 .. width LOOP
+            filled := bars[col] / top * height - row;
+            line := line || CASE
+                WHEN bars[col] IS NULL THEN ' '
+                WHEN bars[col] < 0 THEN '?'
+                ELSE substr(steps, 1 + greatest(0, least(8, ceil(filled * 8)))::integer, 1) END;
+        END LOOP;
+        RETURN NEXT '|' || rtrim(line);
+    END LOOP;
+    RETURN NEXT '+' || repeat('-', width);
+    RETURN NEXT ' ' || rpad(to_char(first_at, 'HH24:MI:SS'), width - 8)
+        || to_char(last_at, 'HH24:MI:SS');
+END
+$$;
+COMMENT ON FUNCTION fanout.staleness_chart(name, integer) IS
+    'draw the staleness of the last hour as lines of text';
+
 CREATE FUNCTION fanout.wait_for(token text, timeout interval DEFAULT '10s',
     stream name DEFAULT NULL)
 RETURNS boolean AS 'MODULE_PATHNAME', 'fanout_wait_for' LANGUAGE C VOLATILE;
@@ -217,7 +292,8 @@ GRANT EXECUTE ON FUNCTION fanout.staleness_state(), fanout.lag(name),
     fanout.wait_for_copy(name, interval), fanout.wait_for(text, interval, name),
     fanout.token(), fanout.wait_for_followers(integer, text, interval) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION fanout.streams_state(), fanout.followers_state() TO pg_monitor;
-GRANT SELECT ON fanout.staleness TO PUBLIC;
+GRANT EXECUTE ON FUNCTION fanout.history_state(), fanout.staleness_chart(name, integer) TO PUBLIC;
+GRANT SELECT ON fanout.staleness, fanout.staleness_history TO PUBLIC;
 GRANT SELECT ON fanout.streams, fanout.followers TO pg_monitor;
 
 /*

@@ -1,0 +1,130 @@
+/*
+ * copy_point.c
+ *		The position from which an initial copy can be completed.
+ *
+ * A follower copies its tables with an ordinary snapshot and then applies, from
+ * a position P on, the transactions that this snapshot did not see.  That is
+ * complete if everything that committed before P is visible to the snapshot.  A
+ * commit record before P does not yet make it so: the transaction is visible
+ * only when it has left the ProcArray.  So, with P the end of the WAL now,
+ *
+ *	1. wait for the backends that are between the writing of a commit record and
+ *	   the update of the commit log.  They announce that as a reason to delay
+ *	   checkpoints, which wait for the same.  From here on the commit log knows
+ *	   all commits before P;
+ *	2. for every transaction in the ProcArray, prepared ones included, that the
+ *	   commit log calls committed, wait until it has left.  That can take long:
+ *	   synchronous replication holds transactions there.
+ *
+ * Nobody waits for transactions that are merely open.  Snapshots taken after
+ * this returns are good; that of the calling transaction may not be.
+ *
+ * The follower is registered at P before the waiting, so that the log is kept
+ * for it meanwhile.  The decoder may have begun to trim the log just before;
+ * if the log then starts after P, another P is taken.
+ */
+#include "postgres.h"
+
+#include "access/transam.h"
+#include "access/xlog.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "storage/latch.h"
+#include "storage/proc.h"
+#include "storage/procarray.h"
+#include "storage/standby.h"
+
+#include "compat.h"
+#include "leader/leader.h"
+
+#define POLL_MS		5
+
+static void
+pause_cancellably(void)
+{
+	CHECK_FOR_INTERRUPTS();
+	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+					 POLL_MS, PG_WAIT_EXTENSION);
+	ResetLatch(MyLatch);
+}
+
+/* Step 1 above. */
+static void
+wait_for_critical_sections(void)
+{
+	int			count;
+	VirtualTransactionId *vxids = GetVirtualXIDsDelayingChkpt(&count, DELAY_CHKPT_START);
+
+	while (count > 0 && HaveVirtualXIDsDelayingChkpt(vxids, count, DELAY_CHKPT_START))
+		pause_cancellably();
+	pfree(vxids);
+}
+
+/*
+ * Top-level xids in the ProcArray that the commit log calls committed.  The
+ * server's list lies in memory of this process, so it can be read after the
+ * locks were released.
+ */
+static TransactionId *
+committed_but_running(int *count)
+{
+	RunningTransactions running = GetRunningTransactionData();
+	TransactionId *xids;
+
+	LWLockRelease(ProcArrayLock);
+	LWLockRelease(XidGenLock);
+
+	*count = 0;
+	xids = palloc(sizeof(TransactionId) * Max(running->xcnt, 1));
+	for (int i = 0; i < running->xcnt; i++)
+	{
+		if (TransactionIdDidCommit(running->xids[i]))
+			xids[(*count)++] = running->xids[i];
+	}
+	return xids;
+}
+
+/* Step 2 above. */
+static void
+wait_for_commits_to_show(void)
+{
+	int			count;
+	TransactionId *xids = committed_but_running(&count);
+
+	for (int i = 0; i < count; i++)
+	{
+		while (TransactionIdIsInProgress(xids[i]))
+			pause_cancellably();
+	}
+	pfree(xids);
+}
+
+static XLogRecPtr
+read_log_start(LeaderStream *stream)
+{
+	XLogRecPtr	result;
+
+	SpinLockAcquire(&stream->mutex);
+	result = stream->log_start_lsn;
+	SpinLockRelease(&stream->mutex);
+	return result;
+}
+
+XLogRecPtr
+copy_point_register(LeaderStream *stream, const char *follower, const pg_uuid_t *instance,
+					bool replace)
+{
+	XLogRecPtr	point;
+
+	do
+	{
+		CHECK_FOR_INTERRUPTS();
+		point = GetXLogInsertEndRecPtr();
+		registry_add(stream, follower, instance, point, replace);
+		wait_for_critical_sections();
+		wait_for_commits_to_show();
+	} while (read_log_start(stream) > point);
+
+	XLogFlush(point);
+	return point;
+}

@@ -1,0 +1,374 @@
+/*
+ * decoder.c
+ *		The decoder: decodes the WAL of one stream's database into its change log.
+ *
+ * One background worker per stream, started by the launcher for a hint.  It owns
+ * the stream's slot (slot.c) and its log, runs the server's logical decoding with
+ * our output plugin (output_plugin.c), and tells in shared memory how far the log
+ * may be read.
+ *
+ * The log is its own authority: what the slot has confirmed may lie far behind it
+ * after a crash.  So the log is cut at its last whole transaction when it is opened,
+ * and that end is where decoding goes on; transactions before it are skipped by
+ * the server.
+ *
+ * A process that decodes is left out when others compute which rows may still be
+ * seen.  So all reading of tables happens before the decoding begins, and the
+ * process never gets an xid: a row that it wrote would be taken for a dead one.
+ *
+ * What ends a decoder: an error, which is kept for fanout.streams and retried by
+ * the launcher; SIGTERM; or the end of the stream, after which its slot, hint and
+ * shared-memory record are removed.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "access/xlogreader.h"
+#include "access/xlogutils.h"
+#include "catalog/namespace.h"
+#include "miscadmin.h"
+#include "postmaster/bgworker.h"
+#include "replication/decode.h"
+#include "replication/logical.h"
+#include "replication/slot.h"
+#include "storage/ipc.h"
+#include "storage/lmgr.h"
+#include "storage/procarray.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+
+#include "compat.h"
+#include "launcher.h"
+#include "leader/decoder.h"
+
+/* Handed to the kernel at the latest when so much waits for it. */
+#define PUBLISH_BYTES	(64 * 1024)
+
+Decoder    *MyDecoder = NULL;
+
+bool
+decoding_in_progress(void)
+{
+	return MyDecoder != NULL;
+}
+
+static void
+set_state(LeaderStream *stream, LeaderStreamState state)
+{
+	SpinLockAcquire(&stream->mutex);
+	stream->state = state;
+	SpinLockRelease(&stream->mutex);
+}
+
+/* ---------- the stream's row ---------- */
+
+/* The row as of now; NULL when there is none, or no extension either. */
+static StreamRow *
+read_row(int32 id)
+{
+	StreamRow  *row = NULL;
+	MemoryContext oldcontext = CurrentMemoryContext;
+	Oid			nspid;
+
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	nspid = get_namespace_oid(FANOUT_SCHEMA, true);
+	MyDecoder->state.stream_table = get_relname_relid("stream", nspid);
+	if (OidIsValid(MyDecoder->state.stream_table))
+	{
+		MemoryContextSwitchTo(oldcontext);
+		row = stream_row_by_id(id);
+	}
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(oldcontext);
+	return row;
+}
+
+/* Wait for all transactions that run in this database now. */
+static void
+wait_for_transactions(void)
+{
+	int			count;
+	VirtualTransactionId *vxids = GetCurrentVirtualXIDs(InvalidTransactionId, false, false, 0,
+														&count);
+
+	for (int i = 0; i < count; i++)
+	{
+		CHECK_FOR_INTERRUPTS();
+		VirtualXactLock(vxids[i], true);
+	}
+}
+
+/*
+ * The hint is there before the row is: a transaction that is still open may have
+ * inserted it.  Such a one holds a lock on the table; when the table is not to be
+ * seen either, it may be any transaction.
+ */
+static void
+wait_for_writers(void)
+{
+	MemoryContext oldcontext = CurrentMemoryContext;
+
+	StartTransactionCommand();
+	if (OidIsValid(MyDecoder->state.stream_table))
+		LockRelationOid(MyDecoder->state.stream_table, ShareLock);
+	else
+		wait_for_transactions();
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(oldcontext);
+}
+
+static StreamRow *
+find_row(int32 id)
+{
+	StreamRow  *row = read_row(id);
+
+	if (row == NULL)
+	{
+		wait_for_writers();
+		row = read_row(id);
+	}
+	return row;
+}
+
+/* ---------- start and end ---------- */
+
+static void
+decoder_gone(int code, Datum arg)
+{
+	LeaderStream *stream = MyDecoder->state.stream;
+
+	if (stream == NULL)
+		return;
+	pg_atomic_write_u32(&stream->decoder_asleep, 0);
+	worker_info_stopped(&stream->mutex, &stream->worker);
+}
+
+static void
+decoder_init(const Hint *hint)
+{
+	LeaderStream *stream;
+	MemoryContext context = AllocSetContextCreate(TopMemoryContext, "pg_fanout decoder",
+												  ALLOCSET_DEFAULT_SIZES);
+
+	MemoryContextSwitchTo(context);
+	stream = leader_stream_claim(hint->dboid, hint->id);
+	MyDecoder = palloc0(sizeof(Decoder));
+	MyDecoder->state.stream = stream;
+	before_shmem_exit(decoder_gone, (Datum) 0);
+	worker_info_started(&stream->mutex, &stream->worker);
+}
+
+/* The stream is gone: remove what is left of it. */
+static void
+forget_stream(LeaderStream *stream)
+{
+	Oid			dboid = stream->dboid;
+	int32		id = stream->id;
+
+	slot_drop(dboid, id);
+	hint_remove(HINT_STREAM, dboid, id);
+
+	/* From here on the record may be another stream's. */
+	worker_info_stopped(&stream->mutex, &stream->worker);
+	MyDecoder->state.stream = NULL;
+	leader_stream_release(stream);
+}
+
+/* Keep the error for the views; it goes on to the server log. */
+static void
+keep_error(LeaderStream *stream)
+{
+	MemoryContext oldcontext = MemoryContextSwitchTo(TopMemoryContext);
+	ErrorData  *error = CopyErrorData();
+	char	   *text = error->message ? error->message : "unknown error";
+
+	if (error->detail)
+		text = psprintf("%s: %s", text, error->detail);
+	worker_info_error(&stream->mutex, &stream->worker, text);
+	set_state(stream, STREAM_FAILED);
+	MemoryContextSwitchTo(oldcontext);
+}
+
+static void
+check_server(void)
+{
+	if (wal_level < WAL_LEVEL_LOGICAL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("decoding a stream requires \"wal_level\" to be \"logical\""),
+				 errhint("Set \"wal_level\" to \"logical\" and restart the server.")));
+	CheckLogicalDecodingRequirements();
+}
+
+/*
+ * Settings that values in text form depend on, whatever the database's own are;
+ * and those that would make the decoder fail.
+ */
+static void
+prepare_session(void)
+{
+	static const char *const settings[][2] = {
+		{"search_path", ""},
+		{"DateStyle", "ISO, YMD"},
+		{"IntervalStyle", "postgres"},
+		{"extra_float_digits", "3"},
+		{"bytea_output", "hex"},
+		{"lock_timeout", "0"},
+	};
+
+	for (int i = 0; i < lengthof(settings); i++)
+		SetConfigOption(settings[i][0], settings[i][1], PGC_SUSET, PGC_S_OVERRIDE);
+
+	/* Newer minor releases load only the output plugins that are named there. */
+	if (GetConfigOption("output_plugin_libraries", true, false) != NULL)
+		SetConfigOption("output_plugin_libraries", FANOUT_LIBRARY, PGC_SUSET, PGC_S_SESSION);
+}
+
+/* ---------- decoding ---------- */
+
+static void
+open_log(Decoder *decoder, bool discard)
+{
+	LeaderStream *stream = decoder->state.stream;
+	LogIdentity identity = {
+		.system_identifier = GetSystemIdentifier(),
+		.timeline = GetWALInsertionTimeLine(),
+		.stream_id = stream->id,
+	};
+	char		dir[MAXPGPATH];
+
+	registry_load(stream);
+	hint_path(dir, HINT_STREAM, stream->dboid, stream->id);
+	decoder->state.writer = log_writer_open(dir, &identity,
+											MyReplicationSlot->data.confirmed_flush,
+											discard, &decoder->end);
+	decoder->decoded_lsn = decoder->end.lsn;
+	retention_start(decoder);
+	decoder_publish(decoder);
+}
+
+void
+decoder_publish(Decoder *decoder)
+{
+	LeaderStream *stream = decoder->state.stream;
+	LogWriter  *writer = decoder->state.writer;
+	bool		grown = log_writer_flush(writer, &decoder->end);
+	uint64		bytes;
+
+	decoder->published_at = fanout_boottime_us();
+	if (!grown && decoder->decoded_lsn == decoder->published_lsn)
+		return;
+	bytes = log_writer_bytes(writer);
+
+	SpinLockAcquire(&stream->mutex);
+	stream->end = decoder->end;
+	stream->decoded_lsn = decoder->decoded_lsn;
+	stream->synced_lsn = decoder->synced_lsn;
+	stream->log_start_lsn = decoder->start_lsn;
+	stream->log_bytes = bytes;
+	stream->transactions = decoder->state.transactions;
+	stream->changes = decoder->state.changes;
+	SpinLockRelease(&stream->mutex);
+
+	decoder->published_lsn = decoder->decoded_lsn;
+	registry_wake_senders(stream);
+}
+
+/* Decoding starts before the end of the log, so at first records are old ones. */
+static void
+note_decoded(Decoder *decoder, XLogRecPtr lsn)
+{
+	Assert(!TransactionIdIsValid(GetTopTransactionIdIfAny()));
+
+	if (lsn > decoder->decoded_lsn)
+		decoder->decoded_lsn = lsn;
+	if (log_writer_buffered(decoder->state.writer) >= PUBLISH_BYTES)
+		decoder_publish(decoder);
+}
+
+/* Decode until the extension is dropped. */
+static void
+decode(Decoder *decoder)
+{
+	LogicalDecodingContext *ctx;
+	MemoryContext context = CurrentMemoryContext;
+
+	ctx = CreateDecodingContext(decoder->end.lsn, NIL, false,
+								XL_ROUTINE(.page_read = decoder_read_page,
+										   .segment_open = wal_segment_open,
+										   .segment_close = wal_segment_close),
+								NULL, NULL, NULL);
+	ctx->output_writer_private = &decoder->state;
+	set_state(decoder->state.stream, STREAM_STREAMING);
+
+	XLogBeginRead(ctx->reader, MyReplicationSlot->data.restart_lsn);
+	while (!decoder->state.extension_gone)
+	{
+		char	   *error = NULL;
+		XLogRecord *record = XLogReadRecord(ctx->reader, &error);
+
+		if (record == NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_DATA_CORRUPTED),
+					 errmsg("could not read WAL at %X/%X: %s",
+							LSN_FORMAT_ARGS(ctx->reader->EndRecPtr),
+							error ? error : "no record")));
+		LogicalDecodingProcessRecord(ctx, ctx->reader);
+
+		/* The reader's buffers live in the current context; decoding changes it. */
+		MemoryContextSwitchTo(context);
+		note_decoded(decoder, ctx->reader->EndRecPtr);
+	}
+	FreeDecodingContext(ctx);
+}
+
+static void
+run_stream(Decoder *decoder, const Hint *hint)
+{
+	LeaderStream *stream = decoder->state.stream;
+
+	decoder->state.row = find_row(hint->id);
+	if (decoder->state.row == NULL)
+	{
+		forget_stream(stream);
+		return;
+	}
+	SpinLockAcquire(&stream->mutex);
+	stream->name = decoder->state.row->name;
+	stream->state = STREAM_STARTING;
+	SpinLockRelease(&stream->mutex);
+
+	check_server();
+	prepare_session();
+	open_log(decoder, slot_acquire_or_create(stream));
+	decode(decoder);
+}
+
+/*
+ * Entry point.  When the extension was dropped the worker just ends; its successor
+ * finds no row.
+ */
+void
+fanout_decoder_main(Datum arg)
+{
+	Hint		hint = worker_start();
+
+	decoder_init(&hint);
+	PG_TRY();
+	{
+		run_stream(MyDecoder, &hint);
+	}
+	PG_CATCH();
+	{
+		if (MyDecoder->state.stream != NULL)
+			keep_error(MyDecoder->state.stream);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	proc_exit(0);
+}

@@ -1,0 +1,48 @@
+/*
+ * decoder.h
+ *		What the parts of a decoder process share: the loop (decoder.c), waiting
+ *		for WAL (wal_reader.c) and upkeep of log and slot (retention.c).
+ */
+#ifndef FANOUT_DECODER_H
+#define FANOUT_DECODER_H
+
+#include "leader/leader.h"
+
+/*
+ * Positions, in the order in which they follow each other:
+ *
+ *	confirmed (in the slot) <= synced_lsn <= end.lsn <= decoded_lsn
+ */
+typedef struct Decoder
+{
+	DecoderState state;			/* what the output plugin sees; writer is NULL before the log is open */
+	LogEnd		end;			/* of what was handed to the kernel */
+	XLogRecPtr	decoded_lsn;	/* every record up to here was processed */
+	XLogRecPtr	published_lsn;	/* decoded_lsn as last stored in shared memory */
+	int64		published_at;	/* all times are those of fanout_boottime_us() */
+
+	/* retention.c */
+	XLogRecPtr	synced_lsn;
+	XLogRecPtr	start_lsn;		/* of the log */
+	uint64		kept_bytes;		/* size of the log after the last upkeep */
+	int64		upkeep_at;		/* when the next one is due */
+	int64		marked_at;
+} Decoder;
+
+/* This process's decoder; NULL in all other processes. */
+extern Decoder *MyDecoder;
+
+/*
+ * Hand what was decoded to the kernel, tell senders and views how far that is, and
+ * wake the senders, if there is anything new.  To be called between records only.
+ */
+extern void decoder_publish(Decoder *decoder);
+
+/*
+ * Sync the log, confirm the slot, trim the log and save the registry, if it is
+ * time (or by force).  To be called between records only.
+ */
+extern void retention_start(Decoder *decoder);
+extern void retention_upkeep(Decoder *decoder, bool force);
+
+#endif							/* FANOUT_DECODER_H */

@@ -1,0 +1,263 @@
+/*
+ * follower_calls.c
+ *		The functions that a follower calls on its leader before it streams.
+ *
+ * They run as the follower's login, which has no rights on anything but these
+ * functions (and on the tables it copies).  What register_follower() and
+ * unregister_follower() do is not undone by a rollback: registrations are
+ * not in tables (registry.c).
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/xlog.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "funcapi.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/pg_lsn.h"
+#include "utils/uuid.h"
+
+#include "compat.h"
+#include "leader/leader.h"
+#include "own_tables.h"
+#include "wire/machine.h"
+#include "wire/message.h"
+
+PG_FUNCTION_INFO_V1(fanout_stream_info);
+PG_FUNCTION_INFO_V1(fanout_stream_tables);
+PG_FUNCTION_INFO_V1(fanout_register_follower);
+PG_FUNCTION_INFO_V1(fanout_unregister_follower);
+PG_FUNCTION_INFO_V1(fanout_flush_wal);
+
+void
+check_wire_version(int wire_version)
+{
+	if (wire_version != FANOUT_WIRE_VERSION)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("the follower speaks version %d of pg_fanout's protocol, but the leader speaks version %d",
+						wire_version, FANOUT_WIRE_VERSION),
+				 errhint("Install the same version of pg_fanout on both servers.")));
+}
+
+/* ---------- stream_info ---------- */
+
+static LeaderStreamState
+stream_state(LeaderStream *stream, char *last_error)
+{
+	LeaderStreamState state;
+
+	last_error[0] = '\0';
+	if (stream == NULL)
+		return STREAM_STARTING;
+	SpinLockAcquire(&stream->mutex);
+	state = stream->state;
+	if (stream->worker.last_error_at != 0)
+		memcpy(last_error, stream->worker.last_error, FANOUT_ERROR_LEN);
+	SpinLockRelease(&stream->mutex);
+	return state;
+}
+
+static Datum
+follower_names(LeaderStream *stream)
+{
+	List	   *names = NIL;
+	ListCell   *lc;
+
+	foreach(lc, stream != NULL ? registry_list(stream) : NIL)
+		names = lappend(names, NameStr(((Registration *) lfirst(lc))->name));
+	return name_array_datum(names);
+}
+
+/*
+ * stream_info(stream name, wire_version int)
+ *
+ * state is "starting", "streaming" or "failed".
+ */
+Datum
+fanout_stream_info(PG_FUNCTION_ARGS)
+{
+	TupleDesc	desc;
+	Datum		values[5];
+	bool		nulls[5] = {0};
+	char		last_error[FANOUT_ERROR_LEN];
+	StreamRow  *row;
+	LeaderStream *stream;
+
+	fanout_require_preload();
+	check_wire_version(PG_GETARG_INT32(1));
+	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "return type must be a row type");
+
+	row = stream_row_require(NameStr(*PG_GETARG_NAME(0)));
+	stream = leader_stream_find(MyDatabaseId, row->id);
+	values[0] = CStringGetTextDatum(leader_stream_state_name(stream_state(stream, last_error)));
+	values[1] = CStringGetTextDatum(psprintf(UINT64_FORMAT, GetSystemIdentifier()));
+	values[2] = CStringGetTextDatum(GetDatabaseEncodingName());
+	values[3] = CStringGetTextDatum(machine_description());
+	values[4] = follower_names(stream);
+	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls)));
+}
+
+/* ---------- stream_tables ---------- */
+
+/*
+ * One row per table of the publications in $1.  A table that several of them
+ * publish has the columns of all, and a row filter only when all have one.  A
+ * partition goes under the name of its topmost ancestor that is published
+ * itself.  Generated columns are not sent.  Rows and bytes of a partitioned
+ * table are those of its partitions.
+ */
+static const char *const stream_tables_query =
+"WITH published AS ("
+"    SELECT c.oid AS relid, n.nspname, c.relname, c.reltuples, p.attnames, p.rowfilter"
+"    FROM pg_publication_tables p"
+"    JOIN pg_namespace n ON n.nspname = p.schemaname"
+"    JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = p.tablename"
+"    WHERE p.pubname = ANY ($1) AND n.nspname <> '" FANOUT_SCHEMA "'"
+"), merged AS ("
+"    SELECT relid, nspname, relname, max(reltuples) AS reltuples,"
+"           CASE WHEN count(*) = count(rowfilter)"
+"                THEN string_agg(DISTINCT '(' || rowfilter || ')', ' OR ') END AS row_filter"
+"    FROM published GROUP BY relid, nspname, relname"
+") "
+"SELECT nspname, relname, relid,"
+"       ARRAY(SELECT a.attname FROM pg_attribute a"
+"             WHERE a.attrelid = relid AND a.attnum > 0"
+"               AND NOT a.attisdropped AND a.attgenerated = ''"
+"               AND EXISTS (SELECT FROM published p"
+"                           WHERE p.relid = a.attrelid AND a.attname = ANY (p.attnames))"
+"             ORDER BY a.attnum),"
+"       row_filter,"
+"       coalesce(leaf.rows, greatest(reltuples, 0)::bigint),"
+"       coalesce(leaf.bytes, pg_table_size(relid), 0)::bigint "
+"FROM merged,"
+"     LATERAL (SELECT sum(greatest(c.reltuples, 0))::bigint AS rows,"
+"                     sum(pg_table_size(t.relid))::bigint AS bytes"
+"              FROM pg_partition_tree(merged.relid) t JOIN pg_class c ON c.oid = t.relid"
+"              WHERE t.isleaf) leaf "
+"WHERE NOT EXISTS (SELECT FROM pg_partition_ancestors(merged.relid) a"
+"                  WHERE a.relid <> merged.relid AND a.relid IN (SELECT relid FROM published)) "
+"ORDER BY nspname, relname";
+
+/*
+ * stream_tables(stream name)
+ */
+Datum
+fanout_stream_tables(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	Oid			types[] = {NAMEARRAYOID};
+	Datum		values[1];
+	OwnTables	state;
+	StreamRow  *row;
+
+	fanout_require_preload();
+	row = stream_row_require(NameStr(*PG_GETARG_NAME(0)));
+	InitMaterializedSRF(fcinfo, 0);
+
+	values[0] = name_array_datum(row->publications);
+	own_tables_begin(&state);
+	if (SPI_execute_with_args(stream_tables_query, lengthof(types), types, values, NULL,
+							  false, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not read the publications");
+	for (uint64 i = 0; i < SPI_processed; i++)
+		tuplestore_puttuple(rsinfo->setResult, SPI_tuptable->vals[i]);
+	own_tables_end(&state);
+	return (Datum) 0;
+}
+
+/* ---------- registration ---------- */
+
+/* The stream's record, or an error that says why it can't be followed now. */
+static LeaderStream *
+require_streaming(const char *name)
+{
+	StreamRow  *row = stream_row_require(name);
+	LeaderStream *stream = leader_stream_find(MyDatabaseId, row->id);
+	char		last_error[FANOUT_ERROR_LEN];
+	LeaderStreamState state = stream_state(stream, last_error);
+
+	if (state != STREAM_STREAMING)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("stream \"%s\" is not streaming but %s", name,
+						leader_stream_state_name(state)),
+				 last_error[0] != '\0' ?
+				 errdetail("Its last error was: %s", last_error) : 0));
+	return stream;
+}
+
+/*
+ * register_follower(stream name, follower name, instance uuid, replace boolean)
+ *
+ * Returns the copy point, see copy_point.c.
+ */
+Datum
+fanout_register_follower(PG_FUNCTION_ARGS)
+{
+	char	   *follower = NameStr(*PG_GETARG_NAME(1));
+	LeaderStream *stream;
+
+	fanout_require_preload();
+	if (follower[0] == '\0')
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_NAME),
+				 errmsg("follower name must not be empty")));
+	stream = require_streaming(NameStr(*PG_GETARG_NAME(0)));
+	PG_RETURN_LSN(copy_point_register(stream, follower, PG_GETARG_UUID_P(2),
+									  PG_GETARG_BOOL(3)));
+}
+
+/*
+ * unregister_follower(stream name, follower name, instance uuid)
+ *
+ * Does nothing when the stream is gone, or the follower, or when its name belongs to
+ * another instance by now.
+ */
+Datum
+fanout_unregister_follower(PG_FUNCTION_ARGS)
+{
+	char	   *follower = NameStr(*PG_GETARG_NAME(1));
+	pg_uuid_t  *instance = PG_GETARG_UUID_P(2);
+	StreamRow  *row;
+	LeaderStream *stream;
+	Registration *registration;
+	bool		same;
+
+	fanout_require_preload();
+	row = stream_row_by_name(NameStr(*PG_GETARG_NAME(0)));
+	stream = row != NULL ? leader_stream_find(MyDatabaseId, row->id) : NULL;
+	registration = stream != NULL ? registry_find(stream, follower) : NULL;
+	if (registration == NULL)
+		PG_RETURN_VOID();
+
+	SpinLockAcquire(&registration->mutex);
+	same = memcmp(&registration->instance, instance, sizeof(pg_uuid_t)) == 0;
+	SpinLockRelease(&registration->mutex);
+	if (same)
+		registry_remove(stream, follower);
+	PG_RETURN_VOID();
+}
+
+/*
+ * flush_wal()
+ */
+Datum
+fanout_flush_wal(PG_FUNCTION_ARGS)
+{
+	XLogRecPtr	end;
+
+	fanout_require_preload();
+	if (RecoveryInProgress())
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("recovery is in progress"),
+				 errhint("Follow the leader, not a standby of it.")));
+	end = GetXLogInsertEndRecPtr();
+	XLogFlush(end);
+	PG_RETURN_LSN(end);
+}

@@ -1,0 +1,546 @@
+/*
+ * publication.c
+ *		What a stream's publications publish of a table.
+ *
+ * Answers are cached by table and thrown away when the server invalidates the
+ * table or any publication.  All catalogs are read with the historic snapshot of
+ * the transaction that is decoded, so an answer is that of the time of the change.
+ *
+ * The rules are those of the server's own logical replication:
+ *
+ *	-	A table is published when a publication names it, its schema, all tables, or one
+ *		of its ancestors.
+ *	-	With publish_via_partition_root, changes of a partition are published as
+ *		those of its topmost published ancestor; when publications differ in that,
+ *		the topmost of all wins, and only the filters and column lists of publications
+ *		that want it count.
+ *	-	Row filters of several publications are combined by OR, for each
+ *		action; a publication without a filter publishes all rows.
+ *
+ * But column lists of several publications add up, where the server raises an
+ * error: an ALTER PUBLICATION must not be able to stop the stream for good.  For the
+ * same reason a publication that is gone publishes nothing, with a warning.
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "catalog/namespace.h"
+#include "catalog/partition.h"
+#include "catalog/pg_publication_rel.h"
+#include "executor/executor.h"
+#include "nodes/makefuncs.h"
+#include "utils/builtins.h"
+#include "utils/hsearch.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/syscache.h"
+
+#include "compat.h"
+#include "leader/publication.h"
+
+/*
+ * The session's cache.  Invalidation callbacks can't be unregistered, so they
+ * find it here; relations is NULL outside of a session.
+ */
+static struct
+{
+	MemoryContext context;
+	HTAB	   *relations;		/* of PublishedRelation */
+	bool		ancestors;		/* some table is published as an ancestor */
+
+	MemoryContext list_context;
+	List	   *publications;	/* of Publication */
+	bool		list_valid;
+} cache;
+
+/* ---------- invalidation ---------- */
+
+/*
+ * Callbacks come at any time in which catalogs are read, so they only mark what is
+ * to be built again.
+ */
+static void
+invalidate_all(void)
+{
+	HASH_SEQ_STATUS status;
+	PublishedRelation *rel;
+
+	hash_seq_init(&status, cache.relations);
+	while ((rel = hash_seq_search(&status)) != NULL)
+		rel->valid = false;
+}
+
+/* A change of an ancestor is one of every table that is published as it. */
+static void
+invalidate_published_as(Oid relid)
+{
+	HASH_SEQ_STATUS status;
+	PublishedRelation *rel;
+
+	hash_seq_init(&status, cache.relations);
+	while ((rel = hash_seq_search(&status)) != NULL)
+	{
+		if (rel->publish_as == relid)
+			rel->valid = false;
+	}
+}
+
+static void
+relation_callback(Datum arg, Oid relid)
+{
+	PublishedRelation *rel;
+
+	if (cache.relations == NULL)
+		return;
+	if (!OidIsValid(relid))
+	{
+		invalidate_all();
+		return;
+	}
+	rel = hash_search(cache.relations, &relid, HASH_FIND, NULL);
+	if (rel != NULL)
+		rel->valid = false;
+	if (cache.ancestors)
+		invalidate_published_as(relid);
+}
+
+static void
+catalog_callback(Datum arg, int cacheid, uint32 hashvalue)
+{
+	if (cache.relations == NULL)
+		return;
+	invalidate_all();
+	cache.list_valid = false;
+}
+
+static void
+register_callbacks(void)
+{
+	static bool registered = false;
+
+	if (registered)
+		return;
+	CacheRegisterRelcacheCallback(relation_callback, (Datum) 0);
+	CacheRegisterSyscacheCallback(PUBLICATIONOID, catalog_callback, (Datum) 0);
+	CacheRegisterSyscacheCallback(PUBLICATIONRELMAP, catalog_callback, (Datum) 0);
+	CacheRegisterSyscacheCallback(PUBLICATIONNAMESPACEMAP, catalog_callback, (Datum) 0);
+	/* Descriptions hold the names of schemas. */
+	CacheRegisterSyscacheCallback(NAMESPACEOID, catalog_callback, (Datum) 0);
+	registered = true;
+}
+
+void
+publication_start(MemoryContext parent)
+{
+	HASHCTL		ctl;
+
+	cache.context = AllocSetContextCreate(parent, "pg_fanout published relations",
+										  ALLOCSET_DEFAULT_SIZES);
+	cache.list_context = AllocSetContextCreate(cache.context, "pg_fanout publications",
+											   ALLOCSET_SMALL_SIZES);
+	cache.list_valid = false;
+	cache.ancestors = false;
+	ctl.keysize = sizeof(Oid);
+	ctl.entrysize = sizeof(PublishedRelation);
+	ctl.hcxt = cache.context;
+	cache.relations = hash_create("pg_fanout published relations", 128, &ctl,
+								  HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	register_callbacks();
+}
+
+void
+publication_stop(void)
+{
+	cache.relations = NULL;
+	if (cache.context != NULL)
+		MemoryContextDelete(cache.context);
+	cache.context = NULL;
+}
+
+/* ---------- which publications ---------- */
+
+static void
+load_publications(List *names)
+{
+	MemoryContext oldcontext;
+	ListCell   *lc;
+
+	if (cache.list_valid)
+		return;
+
+	MemoryContextReset(cache.list_context);
+	cache.publications = NIL;
+	cache.list_valid = true;	/* an invalidation from here on counts */
+	oldcontext = MemoryContextSwitchTo(cache.list_context);
+	foreach(lc, names)
+	{
+		Publication *publication = GetPublicationByName(lfirst(lc), true);
+
+		if (publication != NULL)
+			cache.publications = lappend(cache.publications, publication);
+		else
+			ereport(WARNING,
+					(errcode(ERRCODE_UNDEFINED_OBJECT),
+					 errmsg("publication \"%s\" does not exist", (char *) lfirst(lc)),
+					 errdetail("The stream goes on without what it published.")));
+	}
+	MemoryContextSwitchTo(oldcontext);
+}
+
+/* What decides whether a publication holds a table. */
+typedef struct RelationFacts
+{
+	Oid			relid;
+	char		relkind;
+	List	   *ancestors;		/* of a partition, parent first */
+	List	   *publications;	/* oids: those that name it or its schema */
+} RelationFacts;
+
+static void
+gather_facts(RelationFacts *facts, Relation relation)
+{
+	facts->relid = RelationGetRelid(relation);
+	facts->relkind = relation->rd_rel->relkind;
+	facts->ancestors = NIL;
+	if (relation->rd_rel->relispartition)
+		facts->ancestors = get_partition_ancestors(facts->relid);
+	facts->publications = list_concat(GetRelationPublications(facts->relid),
+									  GetSchemaPublications(RelationGetNamespace(relation)));
+}
+
+/*
+ * As which ancestor the publication publishes the table: 1 is its parent, 2 its
+ * grandparent..., 0 the table itself, -1: not at all.
+ */
+static int
+published_level(const Publication *publication, const RelationFacts *facts)
+{
+	int			level = 0;
+
+	/* Rows of a partitioned table are rows of its partitions. */
+	if (facts->relkind == RELKIND_PARTITIONED_TABLE && !publication->pubviaroot)
+		return -1;
+	if (publication->alltables)
+		return publication->pubviaroot ? list_length(facts->ancestors) : 0;
+	if (facts->ancestors != NIL &&
+		OidIsValid(GetTopMostAncestorInPublication(publication->oid, facts->ancestors, &level)))
+		return publication->pubviaroot ? level : 0;
+	return list_member_oid(facts->publications, publication->oid) ? 0 : -1;
+}
+
+static void
+add_actions(PublicationActions *to, const PublicationActions *from)
+{
+	to->pubinsert |= from->pubinsert;
+	to->pubupdate |= from->pubupdate;
+	to->pubdelete |= from->pubdelete;
+	to->pubtruncate |= from->pubtruncate;
+}
+
+/*
+ * Set rel->actions and rel->publish_as; returns the publications whose filters
+ * and column lists count.
+ */
+static List *
+choose_publications(PublishedRelation *rel, const RelationFacts *facts)
+{
+	List	   *chosen = NIL;
+	int			top = 0;
+	ListCell   *lc;
+
+	foreach(lc, cache.publications)
+	{
+		Publication *publication = lfirst(lc);
+		int			level = published_level(publication, facts);
+
+		if (level < 0)
+			continue;
+		add_actions(&rel->actions, &publication->pubactions);
+		if (level < top)
+			continue;
+		if (level > top)
+			chosen = NIL;
+		top = level;
+		chosen = lappend(chosen, publication);
+	}
+	rel->publish_as = top == 0 ? facts->relid : list_nth_oid(facts->ancestors, top - 1);
+	if (top > 0)
+		cache.ancestors = true;
+	return chosen;
+}
+
+/* ---------- column lists ---------- */
+
+/* The columns in the publication's list; NULL: all. */
+static Bitmapset *
+publication_columns(const Publication *publication, Oid relid)
+{
+	Bitmapset  *columns = NULL;
+	HeapTuple	tuple;
+	Datum		datum;
+	bool		isnull;
+
+	if (publication->alltables)
+		return NULL;
+	tuple = SearchSysCache2(PUBLICATIONRELMAP, ObjectIdGetDatum(relid),
+							ObjectIdGetDatum(publication->oid));
+	if (!HeapTupleIsValid(tuple))
+		return NULL;
+	datum = SysCacheGetAttr(PUBLICATIONRELMAP, tuple, Anum_pg_publication_rel_prattrs, &isnull);
+	if (!isnull)
+		columns = pub_collist_to_bitmapset(NULL, datum, CurrentMemoryContext);
+	ReleaseSysCache(tuple);
+	return columns;
+}
+
+/* The columns in any of the publications' lists; NULL: all. */
+static Bitmapset *
+published_columns(List *publications, Oid relid)
+{
+	Bitmapset  *all = NULL;
+	ListCell   *lc;
+
+	foreach(lc, publications)
+	{
+		Bitmapset  *columns = publication_columns(lfirst(lc), relid);
+
+		if (columns == NULL)
+			return NULL;
+		all = bms_add_members(all, columns);
+	}
+	return all;
+}
+
+/* ---------- row filters ---------- */
+
+static bool
+publishes(const Publication *publication, RowAction action)
+{
+	switch (action)
+	{
+		case ROW_INSERT:
+			return publication->pubactions.pubinsert;
+		case ROW_UPDATE:
+			return publication->pubactions.pubupdate;
+		case ROW_DELETE:
+			return publication->pubactions.pubdelete;
+	}
+	return false;
+}
+
+/* The publication's filter; NULL: all rows. */
+static Node *
+publication_filter(const Publication *publication, Oid relid)
+{
+	Node	   *filter = NULL;
+	HeapTuple	tuple;
+	Datum		datum;
+	bool		isnull;
+
+	if (publication->alltables ||
+		SearchSysCacheExists2(PUBLICATIONNAMESPACEMAP,
+							  ObjectIdGetDatum(get_rel_namespace(relid)),
+							  ObjectIdGetDatum(publication->oid)))
+		return NULL;
+	tuple = SearchSysCache2(PUBLICATIONRELMAP, ObjectIdGetDatum(relid),
+							ObjectIdGetDatum(publication->oid));
+	if (!HeapTupleIsValid(tuple))
+		return NULL;
+	datum = SysCacheGetAttr(PUBLICATIONRELMAP, tuple, Anum_pg_publication_rel_prqual, &isnull);
+	if (!isnull)
+		filter = stringToNode(TextDatumGetCString(datum));
+	ReleaseSysCache(tuple);
+	return filter;
+}
+
+/* The filter of all publications for that action; NULL: all rows. */
+static Expr *
+combined_filter(List *publications, Oid relid, RowAction action)
+{
+	List	   *filters = NIL;
+	ListCell   *lc;
+
+	foreach(lc, publications)
+	{
+		Publication *publication = lfirst(lc);
+		Node	   *filter;
+
+		if (!publishes(publication, action))
+			continue;
+		filter = publication_filter(publication, relid);
+		if (filter == NULL)
+			return NULL;
+		filters = lappend(filters, filter);
+	}
+	if (list_length(filters) <= 1)
+		return filters == NIL ? NULL : linitial(filters);
+	return make_orclause(filters);
+}
+
+static void
+build_filters(PublishedRelation *rel, List *publications)
+{
+	for (int action = 0; action < ROW_ACTIONS; action++)
+	{
+		Expr	   *filter = combined_filter(publications, rel->publish_as, action);
+
+		if (filter == NULL)
+			continue;
+		if (rel->estate == NULL)
+			rel->estate = CreateExecutorState();
+		rel->filters[action] = ExecPrepareExpr(filter, rel->estate);
+	}
+}
+
+/* ---------- descriptions ---------- */
+
+static void
+describe_column(ColumnDesc *column, Form_pg_attribute att, bool is_key)
+{
+	column->name = pstrdup(NameStr(att->attname));
+	/* Only the oids of hand-assigned types are the same everywhere. */
+	column->typid = att->atttypid < FirstGenbkiObjectId ? att->atttypid : InvalidOid;
+	column->typmod = att->atttypmod;
+	column->typlen = att->attlen;
+	column->form = column_form_for_type(att->atttypid);
+	column->is_key = is_key;
+}
+
+/* Describe the relation that rows are published as; columns NULL: all. */
+static void
+build_description(PublishedRelation *rel, Relation target, const Bitmapset *columns)
+{
+	TupleDesc	tupdesc = RelationGetDescr(target);
+	RelationDesc *desc = palloc0(sizeof(RelationDesc));
+	bool		all_key = target->rd_rel->relreplident == REPLICA_IDENTITY_FULL;
+	Bitmapset  *key = RelationGetIdentityKeyBitmap(target);
+	Oid		   *typids = palloc(tupdesc->natts * sizeof(Oid));
+
+	desc->relid = RelationGetRelid(target);
+	desc->nspname = get_namespace_name(RelationGetNamespace(target));
+	desc->relname = pstrdup(RelationGetRelationName(target));
+	desc->replident = target->rd_rel->relreplident;
+	desc->columns = palloc0(tupdesc->natts * sizeof(ColumnDesc));
+	rel->attnums = palloc(tupdesc->natts * sizeof(AttrNumber));
+
+	for (int i = 0; i < tupdesc->natts; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(tupdesc, i);
+		bool		is_key = all_key ||
+			bms_is_member(att->attnum - FirstLowInvalidHeapAttributeNumber, key);
+
+		if (att->attisdropped || att->attgenerated ||
+			(columns != NULL && !bms_is_member(att->attnum, columns)))
+			continue;
+		describe_column(&desc->columns[desc->natts], att, is_key);
+		rel->attnums[desc->natts] = att->attnum;
+		typids[desc->natts] = att->atttypid;
+		desc->natts++;
+	}
+	rel->desc = desc;
+	rel->encoder = row_encoder_make(desc, typids);
+}
+
+/* Slots have the columns of target; rows of relation may have to be converted. */
+static void
+build_slots(PublishedRelation *rel, Relation relation, Relation target)
+{
+	TupleDesc	tupdesc = CreateTupleDescCopy(RelationGetDescr(target));
+	int			natts = RelationGetNumberOfAttributes(relation);
+
+	rel->oldslot = MakeSingleTupleTableSlot(tupdesc, &TTSOpsVirtual);
+	rel->newslot = MakeSingleTupleTableSlot(tupdesc, &TTSOpsVirtual);
+	if (relation == target)
+		return;
+	rel->map = fanout_build_attrmap_if_req(RelationGetDescr(relation), RelationGetDescr(target));
+	if (rel->map == NULL)
+		return;
+	rel->raw_values = palloc(natts * sizeof(Datum));
+	rel->raw_isnull = palloc(natts * sizeof(bool));
+}
+
+/* ---------- the cache ---------- */
+
+static void
+reset_entry(PublishedRelation *rel)
+{
+	MemoryContext context = rel->context;
+	Oid			relid = rel->relid;
+
+	memset(rel, 0, sizeof(*rel));
+	rel->relid = relid;
+	if (context != NULL)
+		MemoryContextDelete(context);
+}
+
+/* Our own tables hold what is of this database alone. */
+static bool
+is_own_table(Relation relation)
+{
+	return RelationGetNamespace(relation) == get_namespace_oid(FANOUT_SCHEMA, true);
+}
+
+static void
+build_published(PublishedRelation *rel, Relation relation, List *publications)
+{
+	Relation	target = relation;
+	MemoryContext oldcontext;
+
+	if (rel->publish_as != rel->relid)
+		target = RelationIdGetRelation(rel->publish_as);
+	if (!RelationIsValid(target))
+		elog(ERROR, "could not open relation with OID %u", rel->publish_as);
+
+	rel->context = AllocSetContextCreate(cache.context, "pg_fanout published relation",
+										 ALLOCSET_SMALL_SIZES);
+	oldcontext = MemoryContextSwitchTo(rel->context);
+	MemoryContextCopyAndSetIdentifier(rel->context, RelationGetRelationName(target));
+	build_description(rel, target, published_columns(publications, rel->publish_as));
+	build_slots(rel, relation, target);
+	build_filters(rel, publications);
+	MemoryContextSwitchTo(oldcontext);
+
+	if (target != relation)
+		RelationClose(target);
+}
+
+static void
+build_entry(PublishedRelation *rel, Relation relation, List *names)
+{
+	RelationFacts facts;
+	List	   *publications;
+	const PublicationActions *actions = &rel->actions;
+
+	reset_entry(rel);
+	/* An invalidation that comes while the entry is built is not lost. */
+	rel->valid = true;
+	rel->publish_as = rel->relid;
+	if (!is_publishable_relation(relation) || is_own_table(relation))
+		return;
+
+	load_publications(names);
+	gather_facts(&facts, relation);
+	publications = choose_publications(rel, &facts);
+	if (actions->pubinsert || actions->pubupdate || actions->pubdelete || actions->pubtruncate)
+		build_published(rel, relation, publications);
+}
+
+PublishedRelation *
+publication_lookup(Relation relation, List *names)
+{
+	Oid			relid = RelationGetRelid(relation);
+	PublishedRelation *rel;
+	bool		found;
+
+	rel = hash_search(cache.relations, &relid, HASH_ENTER, &found);
+	if (!found)
+	{
+		memset(rel, 0, sizeof(*rel));
+		rel->relid = relid;
+	}
+	if (!rel->valid)
+		build_entry(rel, relation, names);
+	return rel;
+}

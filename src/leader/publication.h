@@ -1,0 +1,70 @@
+/*
+ * publication.h
+ *		What a stream's publications publish of a table, and how its rows are
+ *		encoded.
+ */
+#ifndef FANOUT_PUBLICATION_H
+#define FANOUT_PUBLICATION_H
+
+#include "pg_fanout.h"
+
+#include "access/attmap.h"
+#include "catalog/pg_publication.h"
+#include "executor/tuptable.h"
+#include "nodes/execnodes.h"
+#include "utils/relcache.h"
+
+#include "log/change.h"
+
+/* Row filters may differ by what is done to the row. */
+typedef enum RowAction
+{
+	ROW_INSERT,
+	ROW_UPDATE,
+	ROW_DELETE
+} RowAction;
+
+#define ROW_ACTIONS	(ROW_DELETE + 1)
+
+/*
+ * What is known of a table that changed.  A partition may be published as one of
+ * its ancestors; slots, columns and filters are then those of the ancestor.
+ *
+ * Nothing after "actions" is set unless some action is published.
+ */
+typedef struct PublishedRelation
+{
+	Oid			relid;			/* hash key: the table itself */
+	bool		valid;			/* false: to be built again before its next use */
+	bool		described;		/* the log knows that it was built */
+	PublicationActions actions;
+	Oid			publish_as;		/* relid or an ancestor */
+
+	MemoryContext context;		/* holds all below */
+	RelationDesc *desc;
+	RowEncoder *encoder;
+	AttrNumber *attnums;		/* of desc->columns, in the slots */
+	TupleTableSlot *oldslot;	/* virtual, rows as the relation published as */
+	TupleTableSlot *newslot;
+
+	/* When rows have to be converted to the ancestor's columns; else NULL. */
+	AttrMap    *map;
+	Datum	   *raw_values;
+	bool	   *raw_isnull;
+
+	EState	   *estate;			/* NULL: no row filters */
+	ExprState  *filters[ROW_ACTIONS];	/* NULL: all rows */
+} PublishedRelation;
+
+/* Start and end of a decoding session; the cache lives in a child of parent. */
+extern void publication_start(MemoryContext parent);
+extern void publication_stop(void);
+
+/*
+ * Look up a table that changed, as the publications of these names were at that
+ * time.  The result is good until the next call.  May leave garbage in the
+ * current memory context.
+ */
+extern PublishedRelation *publication_lookup(Relation relation, List *names);
+
+#endif							/* FANOUT_PUBLICATION_H */

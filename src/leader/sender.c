@@ -1,0 +1,574 @@
+/*
+ * sender.c
+ *		CALL fanout.send_changes(): turn a connection into a stream of changes.
+ *
+ * The sender is an ordinary backend.  The procedure drops its snapshot by a
+ * commit, answers the CALL with CopyBothResponse and from then on moves frames
+ * from the change log to the socket, and messages (wire/message.h) both ways,
+ * until the follower sends CopyDone.  Errors end it as they end any statement.
+ *
+ * It reads the log up to the end that is published in the stream's record,
+ * and says MSG_PROGRESS when it has sent all of it.  With nothing to do it
+ * sleeps on its latch and the socket; whoever moves the published end wakes
+ * senders that have announced their sleep (sender_asleep).  It does not care
+ * who that is or whether a decoder runs: without one the end stands still.
+ *
+ * When the log was cut (a new generation), the same transactions come again
+ * but not the same bytes.  A sender that stood at the end, between two
+ * transactions, looks for its place again; one that stood in the middle fails, and
+ * the follower comes back with the position it has applied.
+ *
+ * The output buffer holds one chunk at most, and nothing here waits inside a
+ * write: only pq_putmessage_noblock() and pq_flush_if_writable() are used.  A
+ * commit once a second keeps the transaction young.
+ *
+ * The sender owns its follower's entry (Registration) from sender_attach() to
+ * sender_detach(), see sender_entry.c.
+ */
+#include "postgres.h"
+
+#include "access/xlog.h"
+#include "executor/spi.h"
+#include "libpq/libpq.h"
+#include "libpq/pqformat.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "storage/fd.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "tcop/tcopprot.h"
+#include "utils/memutils.h"
+#include "utils/pg_lsn.h"
+#include "utils/pidfile.h"
+#include "utils/uuid.h"
+
+#include "compat.h"
+#include "hints.h"
+#include "leader/leader.h"
+#include "leader/sender.h"
+#include "wire/message.h"
+
+#define CHUNK_SIZE		(128 * 1024)
+#define TICK_MS			1000
+
+PG_FUNCTION_INFO_V1(fanout_send_changes);
+
+/* What the stream's record says of the log, read at one moment. */
+typedef struct LogView
+{
+	LogEnd		end;
+	XLogRecPtr	decoded_lsn;
+	int			decoder_procno;
+	bool		exists;			/* the record is still that of our stream */
+} LogView;
+
+/* ---------- start ---------- */
+
+static void
+check_call(FunctionCallInfo fcinfo)
+{
+	for (int i = 0; i < PG_NARGS(); i++)
+	{
+		if (PG_ARGISNULL(i))
+			ereport(ERROR,
+					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+					 errmsg("arguments of fanout.send_changes() must not be null")));
+	}
+	if (fcinfo->context == NULL || !IsA(fcinfo->context, CallContext) ||
+		castNode(CallContext, fcinfo->context)->atomic)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_TRANSACTION_TERMINATION),
+				 errmsg("fanout.send_changes() cannot run in a transaction block or a function")));
+	if (whereToSendOutput != DestRemote || MyProcPort == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("fanout.send_changes() needs a client connection")));
+}
+
+/* Everything of the sender lives in SPI's context, which outlasts commits. */
+static Sender *
+make_sender(FunctionCallInfo fcinfo)
+{
+	Sender	   *sender = palloc0(sizeof(Sender));
+	StreamRow  *row;
+
+	sender->stream_name = *PG_GETARG_NAME(0);
+	sender->follower = *PG_GETARG_NAME(1);
+	sender->instance = *PG_GETARG_UUID_P(2);
+	sender->sent_lsn = PG_GETARG_LSN(3);
+	check_wire_version(PG_GETARG_INT32(4));
+
+	row = stream_row_require(NameStr(sender->stream_name));
+	sender->stream_id = row->id;
+	sender->stream = leader_stream_find(MyDatabaseId, row->id);
+	if (sender->stream == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("stream \"%s\" is not streaming yet", NameStr(sender->stream_name))));
+
+	initStringInfo(&sender->in);
+	initStringInfo(&sender->out);
+	sender->loop_context = AllocSetContextCreate(CurrentMemoryContext, "pg_fanout sender loop",
+												 ALLOCSET_SMALL_SIZES);
+	return sender;
+}
+
+static LogView
+view_log(Sender *sender)
+{
+	LeaderStream *stream = sender->stream;
+	LogView		view;
+
+	SpinLockAcquire(&stream->mutex);
+	view.exists = stream->in_use && stream->dboid == MyDatabaseId &&
+		stream->id == sender->stream_id;
+	view.end = stream->end;
+	view.decoded_lsn = stream->decoded_lsn;
+	view.decoder_procno = stream->worker.procno;
+	SpinLockRelease(&stream->mutex);
+	return view;
+}
+
+/* Open the log behind the last transaction sent. */
+static void
+open_log(Sender *sender, const LogEnd *end)
+{
+	char		path[MAXPGPATH];
+
+	if (XLogRecPtrIsInvalid(end->lsn))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("stream \"%s\" is not streaming yet", NameStr(sender->stream_name))));
+	if (sender->reader != NULL)
+		log_reader_close(sender->reader);
+	hint_path(path, HINT_STREAM, MyDatabaseId, sender->stream_id);
+	sender->reader = log_reader_open(path);
+	if (!log_reader_seek(sender->reader, sender->sent_lsn, end))
+		sender_lost(sender);
+	sender->generation = end->generation;
+	sender->at_end = false;
+}
+
+static void
+start_copy_both(void)
+{
+	StringInfoData buf;
+
+	pq_beginmessage(&buf, 'W');
+	pq_sendbyte(&buf, 0);		/* text, as far as COPY is concerned */
+	pq_sendint16(&buf, 0);		/* no columns */
+	pq_endmessage(&buf);
+}
+
+static void
+report_activity(const Sender *sender)
+{
+	char	   *activity = psprintf("sending stream \"%s\" to follower \"%s\"",
+									NameStr(sender->stream_name), NameStr(sender->follower));
+
+	pgstat_report_activity(STATE_RUNNING, activity);
+	pfree(activity);
+}
+
+/* ---------- output ---------- */
+
+/*
+ * Level for an error within the stream.  With output pending, its report could
+ * block in a write to a follower that does not read; then end the connection
+ * without one, and the follower learns the reason when it connects again.
+ */
+int
+sender_error_level(void)
+{
+	if (!pq_is_send_pending())
+		return ERROR;
+	whereToSendOutput = DestNone;
+	return FATAL;
+}
+
+/* Likewise when the sender is told to end. */
+static void
+check_interrupts(void)
+{
+	if (ProcDiePending)
+		(void) sender_error_level();
+	CHECK_FOR_INTERRUPTS();
+}
+
+static void
+connection_lost(const Sender *sender)
+{
+	whereToSendOutput = DestNone;
+	ereport(FATAL,
+			(errcode(ERRCODE_CONNECTION_FAILURE),
+			 errmsg("connection to follower \"%s\" was lost", NameStr(sender->follower))));
+}
+
+static void
+put_message(Sender *sender)
+{
+	pq_putmessage_noblock('d', sender->out.data, sender->out.len);
+	resetStringInfo(&sender->out);
+}
+
+static void
+flush_output(const Sender *sender)
+{
+	if (pq_flush_if_writable() != 0)
+		connection_lost(sender);
+}
+
+static void
+put_answer(Sender *sender)
+{
+	message_put_answer(&sender->out, &sender->answer);
+	put_message(sender);
+	sender->answer_due = false;
+}
+
+/* Every transaction up to lsn is in the output now. */
+static void
+note_sent(Sender *sender, XLogRecPtr lsn)
+{
+	if (lsn <= sender->sent_lsn)
+		return;
+	sender->sent_lsn = lsn;
+	sender_note_sent(sender);
+}
+
+/* Returns false when the log's end is reached. */
+static bool
+put_frames(Sender *sender, const LogView *view)
+{
+	XLogRecPtr	lsn = sender->sent_lsn;
+	Size		len;
+	const char *data = log_reader_next(sender->reader, &view->end, CHUNK_SIZE, &len, &lsn);
+
+	sender->at_end = data == NULL;
+	if (data == NULL)
+		return false;
+
+	appendStringInfoChar(&sender->out, MSG_FRAMES);
+	appendBinaryStringInfo(&sender->out, data, len);
+	put_message(sender);
+	note_sent(sender, lsn);
+	return true;
+}
+
+/* Returns false when the follower has heard of this progress. */
+static bool
+put_progress(Sender *sender, const LogView *view)
+{
+	ProgressMessage progress = {
+		.decoded_lsn = view->decoded_lsn,
+		.seq = view->end.seq
+	};
+
+	if (view->decoded_lsn <= sender->progress_lsn)
+		return false;
+	progress.wal_end = GetXLogInsertEndRecPtr();
+	message_put_progress(&sender->out, &progress);
+	put_message(sender);
+	sender->progress_lsn = view->decoded_lsn;
+	note_sent(sender, view->decoded_lsn);
+	return true;
+}
+
+/*
+ * Put what there is to send into the empty output buffer, answers first.
+ * Returns false when there was nothing, or when the buffer is not yet empty.
+ */
+static bool
+put_more(Sender *sender, const LogView *view)
+{
+	bool		answered = sender->answer_due;
+
+	if (pq_is_send_pending())
+		return false;
+	if (answered)
+		put_answer(sender);
+	return put_frames(sender, view) || put_progress(sender, view) || answered;
+}
+
+/* ---------- input ---------- */
+
+/* Have the decoder flush and decode up to the WAL's end, if it has not. */
+static void
+request_flush(Sender *sender, XLogRecPtr wal_end)
+{
+	LogView		view = view_log(sender);
+	uint64		current = pg_atomic_read_u64(&sender->stream->flush_request);
+
+	while (current < wal_end &&
+		   !pg_atomic_compare_exchange_u64(&sender->stream->flush_request, &current, wal_end))
+		;
+	if (view.decoded_lsn < wal_end)
+		fanout_wake(view.decoder_procno);
+}
+
+/* Only the newest question is answered, when the output buffer is empty next. */
+static void
+receive_question(Sender *sender, const char *data, Size len)
+{
+	QuestionMessage question;
+
+	message_get_question(data, len, &question);
+	sender->answer.question = question.question;
+	sender->answer.wal_end = GetXLogInsertEndRecPtr();
+	sender->answer_due = true;
+	request_flush(sender, sender->answer.wal_end);
+}
+
+static void
+receive_data(Sender *sender)
+{
+	const char *data = sender->in.data + 1;
+	Size		len = sender->in.len - 1;
+	StatusMessage status;
+
+	switch (sender->in.len > 0 ? sender->in.data[0] : '\0')
+	{
+		case MSG_QUESTION:
+			receive_question(sender, data, len);
+			break;
+		case MSG_STATUS:
+			message_get_status(data, len, &status);
+			sender_note_status(sender, &status);
+			break;
+		default:
+			ereport(ERROR,
+					(errcode(ERRCODE_PROTOCOL_VIOLATION),
+					 errmsg("unexpected message from follower \"%s\"",
+							NameStr(sender->follower))));
+	}
+}
+
+static void
+receive_message(Sender *sender, unsigned char type)
+{
+	switch (type)
+	{
+		case 'd':				/* CopyData */
+			receive_data(sender);
+			break;
+		case 'c':				/* CopyDone */
+			pq_putmessage_noblock('c', NULL, 0);
+			sender->done = true;
+			break;
+		case 'f':				/* CopyFail */
+			ereport(ERROR,
+					(errcode(ERRCODE_QUERY_CANCELED),
+					 errmsg("follower \"%s\" ended the stream: %s",
+							NameStr(sender->follower), pq_getmsgstring(&sender->in))));
+			break;
+		case 'H':				/* Flush and Sync, as COPY does */
+		case 'S':
+			break;
+		case 'X':				/* Terminate */
+			proc_exit(0);
+		default:
+			ereport(FATAL,
+					(errcode(ERRCODE_PROTOCOL_VIOLATION),
+					 errmsg("invalid message type %d from follower \"%s\"",
+							type, NameStr(sender->follower))));
+	}
+}
+
+/*
+ * Handle whatever has arrived.  All of it: what the TLS layer has read already
+ * does not make the socket readable again.
+ */
+static void
+receive(Sender *sender)
+{
+	while (!sender->done)
+	{
+		unsigned char type;
+		int			result;
+
+		pq_startmsgread();
+		result = pq_getbyte_if_available(&type);
+		if (result < 0)
+			connection_lost(sender);
+		if (result == 0)
+		{
+			pq_endmsgread();
+			return;
+		}
+		if (pq_getmessage(&sender->in, PQ_SMALL_MESSAGE_LIMIT) != 0)
+			connection_lost(sender);
+		receive_message(sender, type);
+		check_interrupts();
+	}
+}
+
+/* ---------- the loop ---------- */
+
+/* In a smart shutdown the postmaster waits for us, and shows that only in its file. */
+static bool
+server_is_stopping(void)
+{
+	FILE	   *file = AllocateFile("postmaster.pid", "r");
+	char		line[MAXPGPATH];
+	bool		stopping = false;
+
+	if (file == NULL)
+		return false;
+	for (int i = 1; fgets(line, sizeof(line), file) != NULL; i++)
+	{
+		if (i == LOCK_FILE_LINE_PM_STATUS)
+			stopping = strncmp(line, PM_STATUS_STOPPING, strlen(PM_STATUS_STOPPING)) == 0;
+	}
+	FreeFile(file);
+	return stopping;
+}
+
+/* What is due once in a while. */
+static void
+tick(Sender *sender)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (!TimestampDifferenceExceeds(sender->ticked_at, now, TICK_MS))
+		return;
+	sender->ticked_at = now;
+	SPI_commit();
+	if (server_is_stopping())
+		ereport(Max(FATAL, sender_error_level()),
+				(errcode(ERRCODE_ADMIN_SHUTDOWN),
+				 errmsg("the sender to follower \"%s\" ends because the server is shutting down",
+						NameStr(sender->follower))));
+}
+
+static LogView
+check_log(Sender *sender)
+{
+	LogView		view = view_log(sender);
+
+	if (!view.exists)
+		ereport(sender_error_level(),
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("stream \"%s\" was dropped", NameStr(sender->stream_name))));
+	if (view.end.generation != sender->generation)
+	{
+		if (!sender->at_end)
+			ereport(sender_error_level(),
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("the change log of stream \"%s\" was restarted",
+							NameStr(sender->stream_name)),
+					 errhint("The follower will connect again.")));
+		open_log(sender, &view.end);
+	}
+	return view;
+}
+
+/* Announce the sleep, then look again: who moves the end does it the other way round. */
+static bool
+may_sleep(Sender *sender, const LogView *view)
+{
+	LogView		now;
+
+	(void) pg_atomic_exchange_u32(&sender->registration->sender_asleep, 1);
+	now = view_log(sender);
+	return now.exists &&
+		now.decoded_lsn == view->decoded_lsn &&
+		now.end.generation == view->end.generation &&
+		now.end.segno == view->end.segno &&
+		now.end.offset == view->end.offset;
+}
+
+/* Until there is something to read, to write or to send; a second at most. */
+static void
+sender_sleep(Sender *sender, const LogView *view)
+{
+	uint32		events = WL_SOCKET_READABLE;
+	WaitEvent	event;
+
+	if (pq_is_send_pending())
+		events |= WL_SOCKET_WRITEABLE;
+	if ((events & WL_SOCKET_WRITEABLE) != 0 || may_sleep(sender, view))
+	{
+		ModifyWaitEvent(FeBeWaitSet, FeBeWaitSetSocketPos, events, NULL);
+		if (WaitEventSetWait(FeBeWaitSet, TICK_MS, &event, 1, PG_WAIT_EXTENSION) == 1 &&
+			(event.events & WL_POSTMASTER_DEATH) != 0)
+			proc_exit(1);
+		ResetLatch(MyLatch);
+	}
+	pg_atomic_write_u32(&sender->registration->sender_asleep, 0);
+}
+
+static void
+sender_loop(Sender *sender)
+{
+	MemoryContext oldcontext = MemoryContextSwitchTo(sender->loop_context);
+
+	for (;;)
+	{
+		LogView		view;
+		bool		busy;
+
+		check_interrupts();
+		MemoryContextReset(sender->loop_context);
+		receive(sender);
+		if (sender->done)
+			break;
+		sender_check_entry(sender);
+		view = check_log(sender);
+		busy = put_more(sender, &view);
+		flush_output(sender);
+		tick(sender);
+		if (!busy || pq_is_send_pending())
+			sender_sleep(sender, &view);
+	}
+	MemoryContextSwitchTo(oldcontext);
+}
+
+static void
+end_sender(int code, Datum arg)
+{
+	Sender	   *sender = (Sender *) DatumGetPointer(arg);
+
+	sender_detach(sender);
+	if (sender->reader != NULL)
+		log_reader_close(sender->reader);
+	sender->reader = NULL;
+}
+
+/* From the CopyBothResponse to the follower's CopyDone. */
+static void
+send_changes(Sender *sender)
+{
+	LogView		view;
+
+	sender_attach(sender);
+	view = view_log(sender);
+	open_log(sender, &view.end);
+	report_activity(sender);
+	start_copy_both();
+	sender_loop(sender);
+}
+
+/*
+ * send_changes(stream name, follower name, instance uuid, after pg_lsn, wire_version int)
+ */
+Datum
+fanout_send_changes(PG_FUNCTION_ARGS)
+{
+	Sender	   *sender;
+
+	fanout_require_preload();
+	check_call(fcinfo);
+	if (SPI_connect_ext(SPI_OPT_NONATOMIC) != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	sender = make_sender(fcinfo);
+	SPI_commit();
+
+	PG_ENSURE_ERROR_CLEANUP(end_sender, PointerGetDatum(sender));
+	send_changes(sender);
+	PG_END_ENSURE_ERROR_CLEANUP(end_sender, PointerGetDatum(sender));
+	end_sender(0, PointerGetDatum(sender));
+
+	if (SPI_finish() != SPI_OK_FINISH)
+		elog(ERROR, "SPI_finish failed");
+	PG_RETURN_VOID();
+}

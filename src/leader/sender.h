@@ -1,0 +1,59 @@
+/*
+ * sender.h
+ *		What the files of the sender share.
+ */
+#ifndef FANOUT_SENDER_H
+#define FANOUT_SENDER_H
+
+#include "leader/leader.h"
+#include "wire/message.h"
+
+typedef struct Sender
+{
+	NameData	stream_name;
+	int32		stream_id;
+	LeaderStream *stream;
+	NameData	follower;
+	pg_uuid_t	instance;
+	Registration *registration; /* NULL: not attached */
+	LogReader  *reader;
+	uint32		generation;		/* of the log that reader reads */
+	bool		at_end;			/* reader is between two transactions, all before were sent */
+	XLogRecPtr	sent_lsn;		/* all transactions up to here were sent, or not asked for */
+	XLogRecPtr	progress_lsn;	/* as last told by MSG_PROGRESS */
+	bool		answer_due;
+	AnswerMessage answer;
+	bool		done;			/* the follower sent CopyDone */
+	TimestampTz ticked_at;
+	StringInfoData in;
+	StringInfoData out;
+	MemoryContext loop_context; /* reset with every turn */
+} Sender;
+
+/* sender.c: ERROR, or FATAL when an error's report could block. */
+extern int	sender_error_level(void);
+
+/* ---------- sender_entry.c: the sender's follower in the registry ---------- */
+
+/*
+ * Become the follower's one sender.  An older one whose follower has fallen silent is
+ * ended first.  Fails when the follower is not registered (ERRCODE_UNDEFINED_OBJECT),
+ * is registered by another instance (ERRCODE_DUPLICATE_OBJECT), is connected
+ * (ERRCODE_OBJECT_IN_USE) or is lost (FANOUT_ERRCODE_LOST).
+ */
+extern void sender_attach(Sender *sender);
+
+/* Give the entry back; no-op when not attached.  Does not fail. */
+extern void sender_detach(Sender *sender);
+
+/* Fail unless the entry is still ours and not lost. */
+extern void sender_check_entry(Sender *sender);
+
+/* Mark the follower as lost and fail with FANOUT_ERRCODE_LOST. */
+extern void sender_lost(Sender *sender) pg_attribute_noreturn();
+
+/* Note in the entry what was sent, or what the follower reported. */
+extern void sender_note_sent(Sender *sender);
+extern void sender_note_status(Sender *sender, const StatusMessage *status);
+
+#endif							/* FANOUT_SENDER_H */

@@ -1,0 +1,274 @@
+/*
+ * sender_entry.c
+ *		A sender's hold on its follower's entry in the registry.
+ *
+ * A follower has one sender at a time: the one whose pid is in the entry.
+ * While it holds the entry it may be taken from it (the follower is dropped,
+ * copies again, is lost), so it looks with every turn of its loop.
+ *
+ * A new connection of the same instance is most often the follower coming
+ * back before its old sender has noticed that it left, so it waits for that to
+ * end, and ends it when it has heard nothing for a while.  But if the old
+ * one's follower is alive, then two databases think they are the same follower, one
+ * a copy of the other: the second is refused.
+ */
+#include "postgres.h"
+
+#include <signal.h>
+
+#include "libpq/libpq-be.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "storage/latch.h"
+#include "storage/proc.h"
+#include "utils/uuid.h"
+
+#include "leader/leader.h"
+#include "leader/sender.h"
+
+#define ATTACH_TIMEOUT_MS	10000
+#define SILENT_MS			3000
+#define POLL_MS				10
+
+typedef enum AttachResult
+{
+	ATTACHED,
+	NOT_REGISTERED,
+	OTHER_INSTANCE,
+	HAS_SENDER
+} AttachResult;
+
+/* ---------- attaching ---------- */
+
+/* Numeric address of the client; empty for a local socket. */
+static void
+copy_client_addr(char *addr, Size size)
+{
+	if (MyProcPort->raddr.addr.ss_family == AF_UNIX || MyProcPort->remote_host == NULL)
+		addr[0] = '\0';
+	else
+		strlcpy(addr, MyProcPort->remote_host, size);
+}
+
+/* Caller holds the entry's mutex. */
+static void
+take_entry(Sender *sender, Registration *registration, const char *client_addr,
+		   TimestampTz now)
+{
+	registration->sender_pid = MyProcPid;
+	registration->sender_procno = MyProc->pgprocno;
+	strlcpy(registration->client_addr, client_addr, sizeof(registration->client_addr));
+	registration->connected_at = now;
+	registration->last_seen_at = now;
+	registration->sent_lsn = sender->sent_lsn;
+	if (registration->state != FOLLOWER_LOST)
+		registration->state = FOLLOWER_STREAMING;
+}
+
+/* One try; *old_pid and *seen_at tell of a sender that is in the way. */
+static AttachResult
+try_attach(Sender *sender, pid_t *old_pid, TimestampTz *seen_at)
+{
+	Registration *registration = registry_find(sender->stream, NameStr(sender->follower));
+	TimestampTz now = GetCurrentTimestamp();
+	char		client_addr[sizeof(registration->client_addr)];
+	AttachResult result;
+
+	if (registration == NULL)
+		return NOT_REGISTERED;
+	copy_client_addr(client_addr, sizeof(client_addr));
+
+	SpinLockAcquire(&registration->mutex);
+	*old_pid = registration->sender_pid;
+	*seen_at = registration->last_seen_at;
+	if (!registration->in_use || registration->stream_id != sender->stream_id ||
+		registration->dboid != MyDatabaseId)
+		result = NOT_REGISTERED;
+	else if (memcmp(&registration->instance, &sender->instance, sizeof(pg_uuid_t)) != 0)
+		result = OTHER_INSTANCE;
+	else if (registration->sender_pid != 0)
+		result = HAS_SENDER;
+	else
+	{
+		take_entry(sender, registration, client_addr, now);
+		result = ATTACHED;
+	}
+	SpinLockRelease(&registration->mutex);
+
+	if (result == ATTACHED)
+		sender->registration = registration;
+	return result;
+}
+
+static void
+attach_failed(const Sender *sender, AttachResult result)
+{
+	const char *follower = NameStr(sender->follower);
+	const char *stream = NameStr(sender->stream_name);
+
+	if (result == NOT_REGISTERED)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("follower \"%s\" is not registered with stream \"%s\"",
+						follower, stream)));
+	if (result == OTHER_INSTANCE)
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("follower \"%s\" of stream \"%s\" is registered by another database",
+						follower, stream),
+				 errhint("Follow under another name, or copy again after fanout.drop_follower() on the leader.")));
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_IN_USE),
+			 errmsg("follower \"%s\" of stream \"%s\" is already connected",
+					follower, stream),
+			 errhint("If this database is a copy of that follower, follow under another name.")));
+}
+
+void
+sender_attach(Sender *sender)
+{
+	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ATTACH_TIMEOUT_MS);
+	AttachResult result;
+	pid_t		old_pid;
+	TimestampTz seen_at;
+
+	while ((result = try_attach(sender, &old_pid, &seen_at)) != ATTACHED)
+	{
+		TimestampTz now = GetCurrentTimestamp();
+
+		if (result != HAS_SENDER || now >= deadline)
+			attach_failed(sender, result);
+		if (TimestampDifferenceExceeds(seen_at, now, SILENT_MS))
+			(void) kill(old_pid, SIGTERM);
+		CHECK_FOR_INTERRUPTS();
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 POLL_MS, PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+	}
+	sender_check_entry(sender);
+	/* A follower that streams is not one that copies, after a restart either. */
+	registry_save(sender->stream, true);
+}
+
+/* Caller holds the entry's mutex. */
+static bool
+is_ours(const Sender *sender, const Registration *registration)
+{
+	return registration->in_use &&
+		registration->sender_pid == MyProcPid &&
+		registration->stream_id == sender->stream_id &&
+		registration->dboid == MyDatabaseId;
+}
+
+void
+sender_detach(Sender *sender)
+{
+	Registration *registration = sender->registration;
+
+	if (registration == NULL)
+		return;
+	SpinLockAcquire(&registration->mutex);
+	if (is_ours(sender, registration))
+	{
+		registration->sender_pid = 0;
+		registration->sender_procno = -1;
+		if (registration->state == FOLLOWER_STREAMING)
+			registration->state = FOLLOWER_AWAY;
+		pg_atomic_write_u32(&registration->sender_asleep, 0);
+	}
+	SpinLockRelease(&registration->mutex);
+	sender->registration = NULL;
+}
+
+/* ---------- while sending ---------- */
+
+static void
+fail_lost(const Sender *sender)
+{
+	ereport(sender_error_level(),
+			(errcode(FANOUT_ERRCODE_LOST),
+			 errmsg("follower \"%s\" has lost its position in stream \"%s\"",
+					NameStr(sender->follower), NameStr(sender->stream_name)),
+			 errdetail("The leader no longer keeps the changes after %X/%X.",
+					   LSN_FORMAT_ARGS(sender->sent_lsn))));
+}
+
+void
+sender_check_entry(Sender *sender)
+{
+	Registration *registration = sender->registration;
+	bool		ours;
+	bool		lost;
+
+	SpinLockAcquire(&registration->mutex);
+	ours = is_ours(sender, registration) &&
+		memcmp(&registration->instance, &sender->instance, sizeof(pg_uuid_t)) == 0;
+	lost = registration->state == FOLLOWER_LOST;
+	SpinLockRelease(&registration->mutex);
+
+	if (!ours)
+		ereport(sender_error_level(),
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("follower \"%s\" was dropped from stream \"%s\" or registered again",
+						NameStr(sender->follower), NameStr(sender->stream_name))));
+	if (lost)
+		fail_lost(sender);
+}
+
+void
+sender_lost(Sender *sender)
+{
+	Registration *registration = sender->registration;
+
+	SpinLockAcquire(&registration->mutex);
+	if (is_ours(sender, registration))
+		registration->state = FOLLOWER_LOST;
+	SpinLockRelease(&registration->mutex);
+	registry_save(sender->stream, true);
+	fail_lost(sender);
+	pg_unreachable();
+}
+
+void
+sender_note_sent(Sender *sender)
+{
+	Registration *registration = sender->registration;
+
+	SpinLockAcquire(&registration->mutex);
+	if (is_ours(sender, registration))
+		registration->sent_lsn = sender->sent_lsn;
+	SpinLockRelease(&registration->mutex);
+}
+
+/*
+ * Positions never go back: the log before them may be gone already.  A log
+ * that was begun anew counts from 1 again, so applied_seq may.
+ */
+void
+sender_note_status(Sender *sender, const StatusMessage *status)
+{
+	Registration *registration = sender->registration;
+	TimestampTz now = GetCurrentTimestamp();
+	int64		boot_us = fanout_boottime_us();
+	bool		applied = false;
+
+	SpinLockAcquire(&registration->mutex);
+	if (is_ours(sender, registration))
+	{
+		if (status->applied_lsn >= registration->applied_lsn)
+		{
+			applied = status->applied_lsn > registration->applied_lsn;
+			registration->applied_lsn = status->applied_lsn;
+			registration->applied_seq = status->applied_seq;
+		}
+		if (status->durable_lsn > registration->durable_lsn)
+			registration->durable_lsn = status->durable_lsn;
+		registration->staleness_us = status->staleness_us;
+		registration->staleness_at = boot_us;
+		registration->last_seen_at = now;
+	}
+	SpinLockRelease(&registration->mutex);
+
+	if (applied)
+		ConditionVariableBroadcast(&sender->stream->follower_applied);
+}
