@@ -302,7 +302,7 @@ GRANT SELECT ON fanout.streams, fanout.followers TO pg_monitor;
  */
 DO $$
 BEGIN
-    CREATE ROLE pg_fanout_follower NOLOGIN;
+    CREATE ROLE fanout_follower NOLOGIN;
 EXCEPTION
     WHEN duplicate_object OR unique_violation THEN
         NULL;
@@ -310,6 +310,6 @@ END
 $$;
 GRANT EXECUTE ON FUNCTION fanout.stream_info(name, integer), fanout.stream_tables(name),
     fanout.register_follower(name, name, uuid, boolean), fanout.flush_wal(),
-    fanout.unregister_follower(name, name, uuid) TO pg_fanout_follower;
+    fanout.unregister_follower(name, name, uuid) TO fanout_follower;
 GRANT EXECUTE ON PROCEDURE fanout.send_changes(name, name, uuid, pg_lsn, integer)
-    TO pg_fanout_follower;
+    TO fanout_follower;
