@@ -3,7 +3,8 @@
  *		Row changes and relation descriptions as bytes: what frames carry.
  *
  * All integers are in network byte order; strings are length (2 bytes) and
- * bytes, without a zero.  change.c has the exact layout.
+ * bytes, without a zero.  relation_desc.c and change_encode.c have the exact
+ * layout.
  *
  * A column's values travel in one of four forms, decided by the decoder once
  * per relation and told in its description:
@@ -108,7 +109,10 @@ extern void change_encode_delete(StringInfo buf, RowEncoder *encoder, OldRowKind
 								 const RowValues *oldrow);
 extern void change_encode_truncate(StringInfo buf, int nrels, const Oid *relids, uint8 flags);
 
-/* The form for a column of that type (type of a domain's base for domains). */
+/*
+ * The form for a column of that type.  For a domain it is the form of its base
+ * type, and ColumnDesc.typid must be the base type then.
+ */
 extern char column_form_for_type(Oid typid);
 
 /* ---------- decoding (applier) ---------- */
@@ -124,6 +128,8 @@ typedef struct Change
 	uint8		flags;			/* T */
 	int			nrels;			/* T */
 	Oid		   *relids;			/* T */
+	int			row_capacity;	/* private to change_decode() */
+	int			rel_capacity;
 } Change;
 
 /* Finds the description for a relation named in a change; NULL: never described. */
@@ -137,5 +143,11 @@ typedef const RelationDesc *(*RelationDescLookup) (void *arg, Oid relid);
  */
 extern void change_decode(const char **pos, const char *end, RelationDescLookup lookup,
 						  void *arg, Change *change);
+
+/*
+ * Check the bytes of a COLUMN_FIXED value: a few such types (boolean, dates and
+ * times) have bytes that are no value.  Fails with ERRCODE_DATA_CORRUPTED.
+ */
+extern void column_fixed_check(Oid typid, const char *data);
 
 #endif							/* FANOUT_CHANGE_H */

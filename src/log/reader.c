@@ -158,8 +158,8 @@ segment_limit(LogReader *reader, const LogEnd *end)
 {
 	off_t		size;
 
-	if (reader->header.segno == end->segno)
-		return end->offset;
+	if (reader->header.segno >= end->segno)
+		return reader->header.segno == end->segno ? end->offset : 0;
 	size = FileSize(reader->scan.file);
 	if (size < 0 && errno == ENOENT)
 		segment_removed(reader->scan.path);

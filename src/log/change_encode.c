@@ -1,0 +1,259 @@
+/*
+ * change_encode.c
+ *		Row changes to bytes, in the decoder.
+ *
+ * A change is, in network byte order:
+ *
+ *	'I' relid (4), new row
+ *	'U' relid (4), kind of old row (1), old row unless OLD_NONE, new row
+ *	'D' relid (4), kind of old row (1), old row unless OLD_NONE
+ *	'T' flags (1), number of relations (4), relids (4 each)
+ *
+ * and a row is a byte of flags; with ROW_HAS_NULLS a bitmap of the columns that are
+ * null; with ROW_HAS_UNCHANGED one of those that are unchanged; and the other
+ * columns' values, one behind the other: the bytes of a COLUMN_FIXED, else length and
+ * bytes.  The length is in groups of seven bits, lowest first, with the high bit
+ * set in all bytes but the last.  A row of kind OLD_KEY is made of the key columns
+ * only.  In bitmaps, bit i % 8 of byte i / 8 belongs to the row's column i.
+ *
+ * Output functions leak what they detoast and print; they run in a context of
+ * the encoder's own that is reset with every change.
+ */
+#include "postgres.h"
+
+#include "access/tupmacs.h"
+#include "libpq/pqformat.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+
+#include "log/change.h"
+#include "log/row_format.h"
+
+typedef struct ColumnEncoder
+{
+	char		form;
+	bool		is_key;
+	bool		typbyval;
+	int16		typlen;
+	FmgrInfo	output;			/* send or output function */
+} ColumnEncoder;
+
+struct RowEncoder
+{
+	Oid			relid;
+	MemoryContext context;		/* reset with every change */
+	int			natts;
+	ColumnEncoder columns[FLEXIBLE_ARRAY_MEMBER];
+};
+
+static void
+make_column_encoder(ColumnEncoder *encoder, const ColumnDesc *column, Oid typid)
+{
+	Oid			function;
+	bool		is_varlena;
+
+	encoder->form = column->form;
+	encoder->is_key = column->is_key;
+	get_typlenbyval(typid, &encoder->typlen, &encoder->typbyval);
+	if (column->form == COLUMN_SEND)
+		getTypeBinaryOutputInfo(typid, &function, &is_varlena);
+	else if (column->form == COLUMN_TEXT)
+		getTypeOutputInfo(typid, &function, &is_varlena);
+	else
+		return;
+	fmgr_info(function, &encoder->output);
+}
+
+/* typids are the columns' types on this server.  The result lives in the current context. */
+RowEncoder *
+row_encoder_make(const RelationDesc *desc, const Oid *typids)
+{
+	RowEncoder *encoder = palloc0(offsetof(RowEncoder, columns) +
+								  desc->natts * sizeof(ColumnEncoder));
+
+	encoder->relid = desc->relid;
+	encoder->natts = desc->natts;
+	encoder->context = AllocSetContextCreate(CurrentMemoryContext, "pg_fanout row encoder",
+											 ALLOCSET_SMALL_SIZES);
+	for (int i = 0; i < desc->natts; i++)
+		make_column_encoder(&encoder->columns[i], &desc->columns[i], typids[i]);
+	return encoder;
+}
+
+/* ---------- values ---------- */
+
+static void
+put_length(StringInfo buf, uint32 len)
+{
+	while (len >= 0x80)
+	{
+		appendStringInfoCharMacro(buf, (char) (len | 0x80));
+		len >>= 7;
+	}
+	appendStringInfoCharMacro(buf, (char) len);
+}
+
+static void
+put_bytes(StringInfo buf, const char *data, Size len)
+{
+	put_length(buf, len);
+	appendBinaryStringInfo(buf, data, len);
+}
+
+static void
+put_fixed(StringInfo buf, const ColumnEncoder *column, Datum value)
+{
+	Datum		aligned;
+	char	   *bytes = DatumGetPointer(value);
+
+	if (column->typbyval)
+	{
+		store_att_byval(&aligned, value, column->typlen);
+		bytes = (char *) &aligned;
+	}
+	appendBinaryStringInfo(buf, bytes, column->typlen);
+}
+
+static void
+put_value(StringInfo buf, ColumnEncoder *column, Datum value)
+{
+	struct varlena *bytes;
+	char	   *text;
+
+	switch (column->form)
+	{
+		case COLUMN_FIXED:
+			put_fixed(buf, column, value);
+			break;
+		case COLUMN_VARLENA:
+			bytes = PG_DETOAST_DATUM_PACKED(value);
+			put_bytes(buf, VARDATA_ANY(bytes), VARSIZE_ANY_EXHDR(bytes));
+			break;
+		case COLUMN_SEND:
+			bytes = SendFunctionCall(&column->output, value);
+			put_bytes(buf, VARDATA(bytes), VARSIZE(bytes) - VARHDRSZ);
+			break;
+		default:
+			text = OutputFunctionCall(&column->output, value);
+			put_bytes(buf, text, strlen(text));
+	}
+}
+
+/* ---------- rows ---------- */
+
+static ValueKind
+value_kind(const RowValues *row, int i)
+{
+	if (row->unchanged != NULL && row->unchanged[i])
+		return VALUE_UNCHANGED;
+	return row->isnull[i] ? VALUE_NULL : VALUE_PRESENT;
+}
+
+/* Append the bitmap of columns of that kind, if there are any. */
+static bool
+put_bitmap(StringInfo buf, const RowEncoder *encoder, const RowValues *row, bool key_only,
+		   ValueKind kind)
+{
+	int			start = buf->len;
+	int			position = 0;
+	bool		any = false;
+
+	for (int i = 0; i < encoder->natts; i++)
+	{
+		if (key_only && !encoder->columns[i].is_key)
+			continue;
+		if (position % 8 == 0)
+			appendStringInfoCharMacro(buf, '\0');
+		if (value_kind(row, i) == kind)
+		{
+			buf->data[start + position / 8] |= 1 << (position % 8);
+			any = true;
+		}
+		position++;
+	}
+	if (!any)
+		buf->len = start;
+	return any;
+}
+
+static void
+put_row(StringInfo buf, RowEncoder *encoder, const RowValues *row, bool key_only)
+{
+	int			flags_at = buf->len;
+	uint8		flags = 0;
+
+	appendStringInfoCharMacro(buf, '\0');
+	if (put_bitmap(buf, encoder, row, key_only, VALUE_NULL))
+		flags |= ROW_HAS_NULLS;
+	if (row->unchanged != NULL && put_bitmap(buf, encoder, row, key_only, VALUE_UNCHANGED))
+		flags |= ROW_HAS_UNCHANGED;
+	buf->data[flags_at] = (char) flags;
+
+	for (int i = 0; i < encoder->natts; i++)
+	{
+		if (key_only && !encoder->columns[i].is_key)
+			continue;
+		if (value_kind(row, i) == VALUE_PRESENT)
+			put_value(buf, &encoder->columns[i], row->values[i]);
+	}
+}
+
+static void
+put_old_row(StringInfo buf, RowEncoder *encoder, OldRowKind kind, const RowValues *row)
+{
+	pq_sendint8(buf, kind);
+	if (kind != OLD_NONE)
+		put_row(buf, encoder, row, kind == OLD_KEY);
+}
+
+/* ---------- changes ---------- */
+
+/* Start a change; returns the context to go back to. */
+static MemoryContext
+begin_change(StringInfo buf, RowEncoder *encoder, ChangeOp op)
+{
+	MemoryContextReset(encoder->context);
+	pq_sendint8(buf, op);
+	pq_sendint32(buf, encoder->relid);
+	return MemoryContextSwitchTo(encoder->context);
+}
+
+void
+change_encode_insert(StringInfo buf, RowEncoder *encoder, const RowValues *newrow)
+{
+	MemoryContext oldcontext = begin_change(buf, encoder, CHANGE_INSERT);
+
+	put_row(buf, encoder, newrow, false);
+	MemoryContextSwitchTo(oldcontext);
+}
+
+void
+change_encode_update(StringInfo buf, RowEncoder *encoder, OldRowKind oldkind,
+					 const RowValues *oldrow, const RowValues *newrow)
+{
+	MemoryContext oldcontext = begin_change(buf, encoder, CHANGE_UPDATE);
+
+	put_old_row(buf, encoder, oldkind, oldrow);
+	put_row(buf, encoder, newrow, false);
+	MemoryContextSwitchTo(oldcontext);
+}
+
+void
+change_encode_delete(StringInfo buf, RowEncoder *encoder, OldRowKind oldkind,
+					 const RowValues *oldrow)
+{
+	MemoryContext oldcontext = begin_change(buf, encoder, CHANGE_DELETE);
+
+	put_old_row(buf, encoder, oldkind, oldrow);
+	MemoryContextSwitchTo(oldcontext);
+}
+
+void
+change_encode_truncate(StringInfo buf, int nrels, const Oid *relids, uint8 flags)
+{
+	pq_sendint8(buf, CHANGE_TRUNCATE);
+	pq_sendint8(buf, flags);
+	pq_sendint32(buf, nrels);
+	for (int i = 0; i < nrels; i++)
+		pq_sendint32(buf, relids[i]);
+}
