@@ -27,6 +27,7 @@
 #include "access/xlogreader.h"
 #include "access/xlogutils.h"
 #include "catalog/namespace.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "postmaster/bgworker.h"
 #include "replication/decode.h"
@@ -223,6 +224,7 @@ prepare_session(void)
 
 	for (int i = 0; i < lengthof(settings); i++)
 		SetConfigOption(settings[i][0], settings[i][1], PGC_SUSET, PGC_S_OVERRIDE);
+	SetConfigOption("client_encoding", GetDatabaseEncodingName(), PGC_SUSET, PGC_S_OVERRIDE);
 
 	/* Newer minor releases load only the output plugins that are named there. */
 	if (GetConfigOption("output_plugin_libraries", true, false) != NULL)

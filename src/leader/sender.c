@@ -92,6 +92,7 @@ make_sender(FunctionCallInfo fcinfo)
 	Sender	   *sender = palloc0(sizeof(Sender));
 	StreamRow  *row;
 
+	sender->context = CurrentMemoryContext;
 	sender->stream_name = *PG_GETARG_NAME(0);
 	sender->follower = *PG_GETARG_NAME(1);
 	sender->instance = *PG_GETARG_UUID_P(2);
@@ -134,6 +135,7 @@ static void
 open_log(Sender *sender, const LogEnd *end)
 {
 	char		path[MAXPGPATH];
+	MemoryContext oldcontext;
 
 	if (XLogRecPtrIsInvalid(end->lsn))
 		ereport(ERROR,
@@ -142,7 +144,11 @@ open_log(Sender *sender, const LogEnd *end)
 	if (sender->reader != NULL)
 		log_reader_close(sender->reader);
 	hint_path(path, HINT_STREAM, MyDatabaseId, sender->stream_id);
+
+	/* It must outlive the loop's context, in which a cut log is opened again. */
+	oldcontext = MemoryContextSwitchTo(sender->context);
 	sender->reader = log_reader_open(path);
+	MemoryContextSwitchTo(oldcontext);
 	if (!log_reader_seek(sender->reader, sender->sent_lsn, end))
 		sender_lost(sender);
 	sender->generation = end->generation;

@@ -27,6 +27,7 @@ typedef struct Sender
 	TimestampTz ticked_at;
 	StringInfoData in;
 	StringInfoData out;
+	MemoryContext context;		/* of everything here */
 	MemoryContext loop_context; /* reset with every turn */
 } Sender;
 

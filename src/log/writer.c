@@ -441,14 +441,18 @@ log_writer_start_lsn(LogWriter *writer)
 	return writer->segments[0].prev_end_lsn;
 }
 
-/* How many segments to remove; each one's successor says where it ends. */
+/*
+ * How many segments to remove; each one's successor says where it ends.  The one
+ * with the published end stays, as senders look for it, even while a transaction
+ * that nobody may read yet has begun the next.
+ */
 static int
 count_removable(LogWriter *writer, XLogRecPtr needed_lsn, uint64 max_bytes)
 {
 	uint64		bytes = log_writer_bytes(writer);
 	int			count = 0;
 
-	while (count < writer->nsegments - 1 &&
+	while (writer->segments[count].segno < writer->flushed.segno &&
 		   (writer->segments[count + 1].prev_end_lsn <= needed_lsn ||
 			(max_bytes > 0 && bytes > max_bytes)))
 		bytes -= writer->segments[count++].bytes;
