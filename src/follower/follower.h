@@ -41,11 +41,17 @@ typedef struct FollowedRow
 	Oid			owner;
 	char	   *copy_state;
 	XLogRecPtr	start_lsn;		/* where streaming begins after a copy; Invalid before */
+	bool		schema_done;	/* indexes and constraints are there, too */
+	uint64		leader_system;	/* which leader tokens must be from */
+	Oid			leader_database;
 } FollowedRow;
 
 /* NULL when there is none; needs a transaction; result in the current context. */
 extern FollowedRow *followed_row_by_id(int32 id);
 extern FollowedRow *followed_row_by_name(const char *stream);
+
+/* Same as by_name, but fails with ERRCODE_UNDEFINED_OBJECT. */
+extern FollowedRow *followed_row_require(const char *stream);
 
 /* Name of the replication origin: fanout_<database oid>_<id>. */
 extern void followed_origin_name(char *name, Oid dboid, int32 id);
@@ -102,6 +108,11 @@ extern void leader_disconnect(PGconn *conn);
 /* The connection string without its password and other secrets, palloc'd. */
 extern char *conninfo_without_password(const char *conninfo);
 
+/* ---------- worker.c ---------- */
+
+/* Settings of every process that writes to replicated tables. */
+extern void follower_session_init(void);
+
 /* ---------- receiver.c ---------- */
 
 /*
@@ -146,10 +157,6 @@ extern uint64 apply_last_local_xid(void);
 /* Local WAL flush covers everything up to this LSN of the leader. */
 extern XLogRecPtr apply_durable_lsn(void);
 
-/* ---------- relation_map.c: leader's relations to local tables ---------- */
-
-struct ApplyRelation;			/* apply_internal.h */
-
 /* ---------- copy.c ---------- */
 
 /*
@@ -166,7 +173,7 @@ extern void initial_copy(FollowedStream *stream, FollowedRow *row);
 extern void schedule_copy(int32 followed_id, Oid relid);
 
 /* Statements put off until the data is consistent (foreign keys); no-op when none is left. */
-extern void run_deferred_statements(FollowedStream *stream, const FollowedRow *row);
+extern void run_deferred_statements(const FollowedRow *row);
 
 /* ---------- positions.c ---------- */
 

@@ -36,6 +36,7 @@
 
 #include "compat.h"
 #include "leader/leader.h"
+#include "wire/message.h"
 
 #define POLL_MS		5
 
@@ -110,12 +111,50 @@ read_log_start(LeaderStream *stream)
 	return result;
 }
 
+/*
+ * The position of a follower that goes on with a copy.  What committed before it
+ * did so before now, too: after the same waiting, a new snapshot is as good as the
+ * first one was.
+ */
+static XLogRecPtr
+registered_position(LeaderStream *stream, const char *follower, const pg_uuid_t *instance)
+{
+	Registration *registration = registry_find(stream, follower);
+	XLogRecPtr	position = InvalidXLogRecPtr;
+
+	if (registration != NULL)
+	{
+		SpinLockAcquire(&registration->mutex);
+		if (registration->in_use && registration->state != FOLLOWER_LOST &&
+			memcmp(&registration->instance, instance, sizeof(pg_uuid_t)) == 0)
+			position = registration->durable_lsn;
+		SpinLockRelease(&registration->mutex);
+	}
+	if (XLogRecPtrIsInvalid(position))
+		ereport(ERROR,
+				(errcode(FANOUT_ERRCODE_LOST),
+				 errmsg("follower \"%s\" has lost its position in stream \"%s\"",
+						follower, NameStr(stream->name))));
+	return position;
+}
+
+/*
+ * Returns the position.  With replace it is a new one; without, the follower
+ * keeps the one it has, or the call fails with FANOUT_ERRCODE_LOST.
+ */
 XLogRecPtr
 copy_point_register(LeaderStream *stream, const char *follower, const pg_uuid_t *instance,
 					bool replace)
 {
 	XLogRecPtr	point;
 
+	if (!replace)
+	{
+		point = registered_position(stream, follower, instance);
+		wait_for_critical_sections();
+		wait_for_commits_to_show();
+		return point;
+	}
 	do
 	{
 		CHECK_FOR_INTERRUPTS();

@@ -33,6 +33,9 @@ CREATE TABLE fanout.followed_stream (
     copy_state text NOT NULL DEFAULT 'schema'
         CHECK (copy_state IN ('schema', 'data', 'indexes', 'done')),
     start_lsn pg_lsn,
+    schema_done boolean NOT NULL DEFAULT false,
+    leader_system text NOT NULL,
+    leader_database oid NOT NULL,
     created_at timestamptz NOT NULL DEFAULT now(),
     UNIQUE (dboid, stream)
 );

@@ -1,0 +1,307 @@
+/*
+ * apply.c
+ *		The applier: frames of the change log into local transactions.
+ *
+ * Transactions of the leader come whole and in commit order.  They are applied in
+ * that order; several may go into one local transaction (a group), which the
+ * receiver ends by apply_commit_group() when no more input is at hand.  So what
+ * a reader here sees is always a prefix of the leader's commit order.
+ *
+ * A group commits under the stream's replication origin: data and position are
+ * durable together.  It commits asynchronously; a list of (local commit, leader's
+ * position) tells what the local WAL flush covers.
+ *
+ * All changes of a group see one snapshot's rows and those of the commands before
+ * them.  Any error ends the worker, and with it the group.
+ */
+#include "postgres.h"
+
+#include "access/transam.h"
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "lib/ilist.h"
+#include "pgstat.h"
+#include "replication/origin.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+
+#include "compat.h"
+#include "follower/apply_internal.h"
+
+ApplyPosition apply_position;
+
+/* A local commit whose flush makes the leader's position durable. */
+typedef struct LocalCommit
+{
+	dlist_node	node;
+	XLogRecPtr	local_end;
+	XLogRecPtr	leader_lsn;
+} LocalCommit;
+
+/* More commits than this are waiting for their flush: the newest are merged. */
+#define MAX_LOCAL_COMMITS	1024
+
+static struct
+{
+	FollowedStream *stream;
+	bool		in_group;		/* a local transaction is open */
+	bool		in_txn;			/* a leader transaction is half applied */
+	bool		passing;		/* ... which was applied before */
+	uint64		changes;		/* in the group */
+	uint64		transactions;
+	LogTxn		last;			/* the last whole transaction in the group */
+	Change		change;
+
+	XLogRecPtr	applied_lsn;	/* committed here */
+	uint64		applied_seq;
+	uint64		local_xid;
+
+	dlist_head	commits;
+	int			ncommits;
+	XLogRecPtr	durable_lsn;
+} applier;
+
+static MemoryContext applier_context;
+
+void
+apply_start(FollowedStream *stream, const FollowedRow *row)
+{
+	applier_context = AllocSetContextCreate(TopMemoryContext, "pg_fanout applier",
+											ALLOCSET_DEFAULT_SIZES);
+	memset(&applier, 0, sizeof(applier));
+	dlist_init(&applier.commits);
+	applier.stream = stream;
+	applier.applied_lsn = replorigin_session_get_progress(false);
+	applier.durable_lsn = applier.applied_lsn;
+
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	relation_map_init(row);
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(applier_context);
+}
+
+/* ---------- groups ---------- */
+
+static void
+begin_group(void)
+{
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	applier.in_group = true;
+	applier.changes = 0;
+	applier.transactions = 0;
+}
+
+/* The next change must see what the last one did. */
+static void
+next_command(void)
+{
+	CommandCounterIncrement();
+	UpdateActiveSnapshotCommandId();
+}
+
+static void
+note_local_commit(XLogRecPtr local_end, XLogRecPtr leader_lsn)
+{
+	LocalCommit *commit;
+
+	if (applier.ncommits >= MAX_LOCAL_COMMITS)
+		commit = dlist_tail_element(LocalCommit, node, &applier.commits);
+	else
+	{
+		commit = MemoryContextAlloc(applier_context, sizeof(LocalCommit));
+		dlist_push_tail(&applier.commits, &commit->node);
+		applier.ncommits++;
+	}
+	commit->local_end = local_end;
+	commit->leader_lsn = leader_lsn;
+}
+
+/*
+ * Commit the local transaction under the origin.  One that changed nothing
+ * writes no commit record, so the position is moved by itself.
+ */
+static void
+commit_local(void)
+{
+	TransactionId xid = GetTopTransactionIdIfAny();
+	bool		wrote = TransactionIdIsValid(xid);
+
+	replorigin_session_origin_lsn = applier.last.end_lsn;
+	replorigin_session_origin_timestamp = applier.last.commit_time;
+	if (wrote)
+		applier.local_xid = fanout_full_xid(xid);
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(applier_context);
+
+	if (wrote)
+		note_local_commit(XactLastCommitEnd, applier.last.end_lsn);
+	else
+	{
+		replorigin_session_advance(applier.last.end_lsn, InvalidXLogRecPtr);
+		note_local_commit(InvalidXLogRecPtr, applier.last.end_lsn);
+	}
+}
+
+void
+apply_commit_group(void)
+{
+	if (!applier.in_group || applier.in_txn)
+		return;
+	group_close_relations();
+	commit_local();
+	applier.in_group = false;
+	applier.applied_lsn = applier.last.end_lsn;
+	applier.applied_seq = applier.last.seq;
+	positions_applied(applier.stream, applier.applied_lsn, applier.applied_seq,
+					  applier.transactions);
+	applier.changes = 0;
+	applier.transactions = 0;
+	pgstat_report_stat(false);
+}
+
+/* ---------- frames ---------- */
+
+static void
+apply_change(const Change *change)
+{
+	ApplyRelation *relation;
+
+	applier.changes++;
+	apply_position.change = change;
+	if (change->op == CHANGE_TRUNCATE)
+		apply_truncate(change, &apply_position.txn);
+	else
+	{
+		apply_position.relation = NULL;
+		relation = relation_map_get(change->relid);
+		apply_position.relation = relation;
+		if (!relation_wants(relation, &apply_position.txn))
+			return;
+		apply_row_change(group_open(change->relid), change);
+	}
+	next_command();
+}
+
+static void
+apply_changes(const Frame *frame)
+{
+	const char *pos = frame->payload;
+	const char *end = pos + frame->len;
+
+	while (pos < end)
+	{
+		CHECK_FOR_INTERRUPTS();
+		apply_position.change = NULL;
+		change_decode(&pos, end, relation_map_desc, NULL, &applier.change);
+		apply_change(&applier.change);
+	}
+	apply_position.change = NULL;
+}
+
+static void
+begin_transaction(const LogTxn *txn)
+{
+	applier.in_txn = true;
+	applier.passing = txn->end_lsn <= Max(applier.applied_lsn, applier.last.end_lsn);
+	apply_position.txn = *txn;
+	if (!applier.passing && !applier.in_group)
+		begin_group();
+}
+
+static void
+end_transaction(void)
+{
+	applier.in_txn = false;
+	if (applier.passing)
+		return;
+	applier.last = apply_position.txn;
+	applier.transactions++;
+}
+
+void
+apply_frame(const Frame *frame)
+{
+	ErrorContextCallback callback = {
+		.previous = error_context_stack,
+		.callback = apply_error_context,
+	};
+
+	if (frame->type == FRAME_RELATION)
+		relation_map_describe(frame->payload, frame->len);
+	if (frame->type != FRAME_CHANGES)
+		return;
+
+	if (frame->flags & FRAME_FIRST)
+		begin_transaction(&frame->txn);
+	else if (!applier.in_txn)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROTOCOL_VIOLATION),
+				 errmsg("the leader sent changes outside a transaction")));
+	error_context_stack = &callback;
+	if (!applier.passing)
+		apply_changes(frame);
+	error_context_stack = callback.previous;
+	if (frame->flags & FRAME_LAST)
+		end_transaction();
+}
+
+/* ---------- positions ---------- */
+
+uint64
+apply_pending_changes(void)
+{
+	return applier.changes;
+}
+
+uint64
+apply_pending_transactions(void)
+{
+	return applier.transactions;
+}
+
+bool
+apply_in_transaction(void)
+{
+	return applier.in_txn;
+}
+
+XLogRecPtr
+apply_last_lsn(void)
+{
+	return applier.applied_lsn;
+}
+
+uint64
+apply_last_seq(void)
+{
+	return applier.applied_seq;
+}
+
+uint64
+apply_last_local_xid(void)
+{
+	return applier.local_xid;
+}
+
+XLogRecPtr
+apply_durable_lsn(void)
+{
+	XLogRecPtr	flushed = GetFlushRecPtr(NULL);
+
+	while (!dlist_is_empty(&applier.commits))
+	{
+		LocalCommit *commit = dlist_head_element(LocalCommit, node, &applier.commits);
+
+		if (commit->local_end > flushed)
+			break;
+		applier.durable_lsn = commit->leader_lsn;
+		dlist_delete(&commit->node);
+		pfree(commit);
+		applier.ncommits--;
+	}
+	return applier.durable_lsn;
+}

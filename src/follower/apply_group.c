@@ -1,0 +1,162 @@
+/*
+ * apply_group.c
+ *		The executor's state for one local transaction.
+ *
+ * Opening a table, its indexes and slots for each row is what costs most in
+ * applying one, so it is done once per local transaction, which may hold many
+ * transactions of the leader.  Everything lives in the EState's memory and is given up
+ * before the local commit, or for TRUNCATE, which needs the tables unused.
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "access/tableam.h"
+#include "executor/executor.h"
+#include "nodes/makefuncs.h"
+#include "optimizer/optimizer.h"
+#include "parser/parse_relation.h"
+#include "rewrite/rewriteHandler.h"
+#include "utils/rel.h"
+
+#include "follower/apply_internal.h"
+
+/* A local column that the leader does not have, and its default. */
+typedef struct DefaultColumn
+{
+	AttrNumber	attnum;
+	ExprState  *expr;
+} DefaultColumn;
+
+static EState *estate = NULL;
+static List *open_relations = NIL;	/* of ApplyRelation; list lives in estate */
+
+EState *
+group_estate(void)
+{
+	if (estate == NULL)
+	{
+		MemoryContext oldcontext = MemoryContextSwitchTo(TopTransactionContext);
+
+		estate = CreateExecutorState();
+		MemoryContextSwitchTo(oldcontext);
+	}
+	return estate;
+}
+
+static bool
+is_mapped(const ApplyRelation *relation, AttrNumber attnum)
+{
+	for (int i = 0; i < relation->desc->natts; i++)
+	{
+		if (relation->inputs[i].attnum == attnum)
+			return true;
+	}
+	return false;
+}
+
+static List *
+prepare_defaults(const ApplyRelation *relation)
+{
+	TupleDesc	tupdesc = RelationGetDescr(relation->rel);
+	List	   *defaults = NIL;
+
+	if (!relation->has_extra)
+		return NIL;
+	for (int i = 0; i < tupdesc->natts; i++)
+	{
+		Form_pg_attribute attr = TupleDescAttr(tupdesc, i);
+		DefaultColumn *column;
+		Expr	   *expr;
+
+		if (attr->attisdropped || attr->attgenerated || is_mapped(relation, attr->attnum))
+			continue;
+		expr = (Expr *) build_column_default(relation->rel, attr->attnum);
+		if (expr == NULL)
+			continue;
+		column = palloc(sizeof(DefaultColumn));
+		column->attnum = attr->attnum;
+		column->expr = ExecInitExpr(expression_planner(expr), NULL);
+		defaults = lappend(defaults, column);
+	}
+	return defaults;
+}
+
+void
+group_put_defaults(ApplyRelation *relation, TupleTableSlot *slot)
+{
+	ListCell   *lc;
+
+	foreach(lc, relation->defaults)
+	{
+		DefaultColumn *column = lfirst(lc);
+		int			at = column->attnum - 1;
+
+		slot->tts_values[at] = ExecEvalExpr(column->expr, GetPerTupleExprContext(estate),
+											&slot->tts_isnull[at]);
+	}
+}
+
+static void
+open_relation(ApplyRelation *relation)
+{
+	RangeTblEntry *rte = makeNode(RangeTblEntry);
+	TupleDesc	tupdesc;
+
+	relation->rel = table_open(relation->relid, RowExclusiveLock);
+	tupdesc = RelationGetDescr(relation->rel);
+
+	rte->rtekind = RTE_RELATION;
+	rte->relid = relation->relid;
+	rte->relkind = relation->rel->rd_rel->relkind;
+	rte->rellockmode = AccessShareLock;
+	ExecInitRangeTable(estate, lappend(list_copy(estate->es_range_table), rte));
+
+	relation->result = makeNode(ResultRelInfo);
+	InitResultRelInfo(relation->result, relation->rel, list_length(estate->es_range_table),
+					  NULL, 0);
+	estate->es_opened_result_relations =
+		lappend(estate->es_opened_result_relations, relation->result);
+	ExecOpenIndices(relation->result, false);
+
+	relation->new_slot = ExecInitExtraTupleSlot(estate, tupdesc, &TTSOpsVirtual);
+	relation->search_slot = ExecInitExtraTupleSlot(estate, tupdesc, &TTSOpsVirtual);
+	relation->found_slot = ExecInitExtraTupleSlot(estate, tupdesc,
+												  table_slot_callbacks(relation->rel));
+	relation->defaults = prepare_defaults(relation);
+	open_relations = lappend(open_relations, relation);
+}
+
+ApplyRelation *
+group_open(Oid leader_relid)
+{
+	ApplyRelation *relation = relation_map_get(leader_relid);
+	MemoryContext oldcontext;
+
+	if (relation->rel != NULL)
+		return relation;
+	oldcontext = MemoryContextSwitchTo(group_estate()->es_query_cxt);
+	open_relation(relation);
+	MemoryContextSwitchTo(oldcontext);
+	return relation;
+}
+
+void
+group_close_relations(void)
+{
+	ListCell   *lc;
+
+	if (estate == NULL)
+		return;
+	foreach(lc, open_relations)
+	{
+		ApplyRelation *relation = lfirst(lc);
+
+		ExecCloseIndices(relation->result);
+		table_close(relation->rel, NoLock);
+		relation->rel = NULL;
+	}
+	open_relations = NIL;
+	ExecResetTupleTable(estate->es_tupleTable, false);
+	FreeExecutorState(estate);
+	estate = NULL;
+}

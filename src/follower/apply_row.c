@@ -1,0 +1,221 @@
+/*
+ * apply_row.c
+ *		One INSERT, UPDATE or DELETE of the leader on a local table.
+ *
+ * The table, its indexes and slots stay open for the whole local transaction
+ * (apply_group.c).  A row to change is found by an index over columns that the
+ * leader sends, or by a scan that compares all of them; a row that is not there is an
+ * error, since leader and follower then differ.
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/tableam.h"
+#include "commands/trigger.h"
+#include "executor/executor.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/typcache.h"
+#include "utils/snapmgr.h"
+
+#include "follower/apply_internal.h"
+
+/* ---------- rows to slots ---------- */
+
+static void
+put_columns(ApplyRelation *relation, const ColumnValue *row, TupleTableSlot *slot)
+{
+	for (int i = 0; i < relation->desc->natts; i++)
+	{
+		ColumnInput *input = &relation->inputs[i];
+		int			at = input->attnum - 1;
+
+		if (row[i].kind == VALUE_UNCHANGED)
+			continue;
+		slot->tts_isnull[at] = row[i].kind == VALUE_NULL;
+		if (row[i].kind == VALUE_PRESENT)
+			slot->tts_values[at] = column_input_value(input, &relation->desc->columns[i], &row[i]);
+	}
+}
+
+static void
+clear_row(TupleTableSlot *slot)
+{
+	int			natts = slot->tts_tupleDescriptor->natts;
+
+	ExecClearTuple(slot);
+	memset(slot->tts_values, 0, natts * sizeof(Datum));
+	memset(slot->tts_isnull, true, natts * sizeof(bool));
+}
+
+/* The row as the leader sent it; columns of our own get their defaults. */
+static TupleTableSlot *
+inserted_row(ApplyRelation *relation, const ColumnValue *row)
+{
+	TupleTableSlot *slot = relation->new_slot;
+
+	clear_row(slot);
+	put_columns(relation, row, slot);
+	group_put_defaults(relation, slot);
+	ExecStoreVirtualTuple(slot);
+	return slot;
+}
+
+/* The found row with what the leader sent. */
+static TupleTableSlot *
+updated_row(ApplyRelation *relation, const ColumnValue *row)
+{
+	TupleTableSlot *slot = relation->new_slot;
+	TupleTableSlot *found = relation->found_slot;
+	int			natts = slot->tts_tupleDescriptor->natts;
+
+	slot_getallattrs(found);
+	ExecClearTuple(slot);
+	memcpy(slot->tts_values, found->tts_values, natts * sizeof(Datum));
+	memcpy(slot->tts_isnull, found->tts_isnull, natts * sizeof(bool));
+	put_columns(relation, row, slot);
+	ExecStoreVirtualTuple(slot);
+	return slot;
+}
+
+/* ---------- finding rows ---------- */
+
+static bool
+same_value(Form_pg_attribute attr, Datum a, Datum b)
+{
+	TypeCacheEntry *type = lookup_type_cache(attr->atttypid, TYPECACHE_EQ_OPR_FINFO);
+
+	if (!OidIsValid(type->eq_opr_finfo.fn_oid))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_FUNCTION),
+				 errmsg("could not identify an equality operator for type %s",
+						format_type_be(attr->atttypid))));
+	return DatumGetBool(FunctionCall2Coll(&type->eq_opr_finfo, attr->attcollation, a, b));
+}
+
+/* Do both have the same in all columns that the leader sent? */
+static bool
+same_row(ApplyRelation *relation, const ColumnValue *row,
+		 TupleTableSlot *search, TupleTableSlot *candidate)
+{
+	slot_getallattrs(candidate);
+	for (int i = 0; i < relation->desc->natts; i++)
+	{
+		int			at = relation->inputs[i].attnum - 1;
+		Form_pg_attribute attr = TupleDescAttr(candidate->tts_tupleDescriptor, at);
+
+		if (row[i].kind == VALUE_UNCHANGED ||
+			(relation->desc->replident != REPLICA_IDENTITY_FULL &&
+			 !relation->desc->columns[i].is_key))
+			continue;
+		if (search->tts_isnull[at] != candidate->tts_isnull[at])
+			return false;
+		if (!search->tts_isnull[at] &&
+			!same_value(attr, search->tts_values[at], candidate->tts_values[at]))
+			return false;
+	}
+	return true;
+}
+
+/* Leaves the row in found_slot. */
+static bool
+find_by_scan(ApplyRelation *relation, const ColumnValue *row)
+{
+	TableScanDesc scan = table_beginscan(relation->rel, GetActiveSnapshot(), 0, NULL);
+	bool		found = false;
+
+	while (!found && table_scan_getnextslot(scan, ForwardScanDirection, relation->found_slot))
+	{
+		CHECK_FOR_INTERRUPTS();
+		found = same_row(relation, row, relation->search_slot, relation->found_slot);
+	}
+	if (found)
+		ExecMaterializeSlot(relation->found_slot);
+	table_endscan(scan);
+	return found;
+}
+
+static void
+find_row(ApplyRelation *relation, const Change *change)
+{
+	const ColumnValue *row = change->oldkind != OLD_NONE ? change->oldrow : change->newrow;
+	bool		found;
+
+	clear_row(relation->search_slot);
+	put_columns(relation, row, relation->search_slot);
+	ExecStoreVirtualTuple(relation->search_slot);
+
+	if (OidIsValid(relation->find_index))
+		found = RelationFindReplTupleByIndex(relation->rel, relation->find_index,
+											 LockTupleExclusive, relation->search_slot,
+											 relation->found_slot);
+	else
+		found = find_by_scan(relation, row);
+	if (!found)
+		ereport(ERROR,
+				(errcode(ERRCODE_NO_DATA_FOUND),
+				 errmsg("the row to %s was not found in relation \"%s.%s\"",
+						change->op == CHANGE_UPDATE ? "update" : "delete",
+						relation->desc->nspname, relation->desc->relname),
+				 errdetail("Key %s.", apply_describe_key(relation, change))));
+}
+
+/* ---------- changes ---------- */
+
+static void
+change_row(ApplyRelation *relation, const Change *change, EState *estate)
+{
+	switch (change->op)
+	{
+		case CHANGE_INSERT:
+			ExecSimpleRelationInsert(relation->result, estate,
+									 inserted_row(relation, change->newrow));
+			break;
+		case CHANGE_UPDATE:
+			{
+				EPQState	epqstate;
+
+				find_row(relation, change);
+				EvalPlanQualInit(&epqstate, estate, NULL, NIL, -1);
+				ExecSimpleRelationUpdate(relation->result, estate, &epqstate,
+										 relation->found_slot,
+										 updated_row(relation, change->newrow));
+				EvalPlanQualEnd(&epqstate);
+				break;
+			}
+		default:
+			{
+				EPQState	epqstate;
+
+				find_row(relation, change);
+				EvalPlanQualInit(&epqstate, estate, NULL, NIL, -1);
+				ExecSimpleRelationDelete(relation->result, estate, &epqstate,
+										 relation->found_slot);
+				EvalPlanQualEnd(&epqstate);
+				break;
+			}
+	}
+}
+
+void
+apply_row_change(ApplyRelation *relation, const Change *change)
+{
+	EState	   *estate = group_estate();
+	bool		triggers = relation->rel->trigdesc != NULL;
+	MemoryContext oldcontext = MemoryContextSwitchTo(GetPerTupleMemoryContext(estate));
+
+	estate->es_output_cid = GetCurrentCommandId(true);
+	if (triggers)
+		AfterTriggerBeginQuery();
+	change_row(relation, change, estate);
+	if (triggers)
+		AfterTriggerEndQuery(estate);
+	MemoryContextSwitchTo(oldcontext);
+
+	ExecClearTuple(relation->new_slot);
+	ExecClearTuple(relation->search_slot);
+	ExecClearTuple(relation->found_slot);
+	ResetPerTupleExprContext(estate);
+}

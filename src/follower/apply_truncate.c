@@ -1,0 +1,63 @@
+/*
+ * apply_truncate.c
+ *		TRUNCATE of the leader on local tables.
+ *
+ * The leader's list has every table that its TRUNCATE emptied, those of a
+ * CASCADE included, so nothing is cascaded here.  Inheritance children and
+ * partitions that only this follower has go with their parents.
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "catalog/catalog.h"
+#include "catalog/pg_inherits.h"
+#include "commands/tablecmds.h"
+#include "utils/rel.h"
+
+#include "compat.h"
+#include "follower/apply_internal.h"
+
+typedef struct Truncation
+{
+	List	   *rels;
+	List	   *relids;
+	List	   *logged;
+} Truncation;
+
+static void
+add_relation(Truncation *truncation, Oid relid)
+{
+	Relation	rel;
+
+	if (list_member_oid(truncation->relids, relid))
+		return;
+	rel = table_open(relid, AccessExclusiveLock);
+	truncation->rels = lappend(truncation->rels, rel);
+	truncation->relids = lappend_oid(truncation->relids, relid);
+	if (RelationIsLogicallyLogged(rel))
+		truncation->logged = lappend_oid(truncation->logged, relid);
+}
+
+void
+apply_truncate(const Change *change, const LogTxn *txn)
+{
+	Truncation	truncation = {NIL, NIL, NIL};
+	ListCell   *lc;
+
+	/* It needs the tables to itself. */
+	group_close_relations();
+	for (int i = 0; i < change->nrels; i++)
+	{
+		ApplyRelation *relation = relation_map_get(change->relids[i]);
+
+		if (relation_wants(relation, txn))
+			add_relation(&truncation, relation->relid);
+	}
+	if (truncation.rels == NIL)
+		return;
+
+	ExecuteTruncateGuts(truncation.rels, truncation.relids, truncation.logged, DROP_RESTRICT,
+						(change->flags & TRUNCATE_RESTART_IDENTITY) != 0);
+	foreach(lc, truncation.rels)
+		table_close(lfirst(lc), NoLock);
+}

@@ -1,0 +1,257 @@
+/*
+ * control.c
+ *		What users do with a followed stream: unfollow, pause, resume, resync, and wait
+ *		for its copy.
+ *
+ * All of them change the stream's row and, once that is committed, have the
+ * worker look at it again.  A rollback does nothing.
+ */
+#include "postgres.h"
+
+#include <signal.h>
+
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+#include "utils/uuid.h"
+
+#include "follower/follower.h"
+#include "launcher.h"
+#include "own_tables.h"
+
+PG_FUNCTION_INFO_V1(fanout_unfollow);
+PG_FUNCTION_INFO_V1(fanout_pause);
+PG_FUNCTION_INFO_V1(fanout_resume);
+PG_FUNCTION_INFO_V1(fanout_resync);
+PG_FUNCTION_INFO_V1(fanout_wait_for_copy);
+
+/* ---------- at the end of the transaction ---------- */
+
+typedef struct PendingChange
+{
+	int32		id;
+	bool		restart;		/* end the worker instead of asking it */
+	FollowedRow *unregister;	/* tell the leader that this follower is gone */
+} PendingChange;
+
+static List *pending = NIL;		/* in TopTransactionContext */
+
+/* The worker looks at its row, now that the change of it is committed. */
+static void
+notify_worker(const PendingChange *change)
+{
+	FollowedStream *stream = followed_stream_find(MyDatabaseId, change->id);
+	pid_t		pid;
+	int			procno;
+
+	if (stream == NULL)
+		return;
+	pg_atomic_write_u32(&stream->reread, 1);
+	SpinLockAcquire(&stream->mutex);
+	pid = stream->worker.pid;
+	procno = stream->worker.procno;
+	stream->worker.failures = 0;
+	SpinLockRelease(&stream->mutex);
+	if (change->restart && pid != 0)
+		(void) kill(pid, SIGTERM);
+	fanout_wake(procno);
+	launcher_wake();
+}
+
+/* Best effort: a leader that can't be reached keeps changes until told otherwise. */
+static void
+unregister(const FollowedRow *row)
+{
+	MemoryContext oldcontext = CurrentMemoryContext;
+	char	   *instance = DatumGetCString(DirectFunctionCall1(uuid_out,
+															   UUIDPGetDatum(&row->instance)));
+	const char *params[] = {NameStr(row->stream), NameStr(row->follower), instance};
+
+	PG_TRY();
+	{
+		PGconn	   *conn = leader_connect(row->conninfo, "pg_fanout unfollow");
+
+		PQclear(leader_query(conn, "SELECT fanout.unregister_follower($1, $2, $3)", 3, params));
+		leader_disconnect(conn);
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(oldcontext);
+		error = CopyErrorData();
+		FlushErrorState();
+		if (error->sqlerrcode == ERRCODE_QUERY_CANCELED)
+			ReThrowError(error);
+		ereport(WARNING,
+				(errmsg("could not tell the leader that follower \"%s\" is gone: %s",
+						NameStr(row->follower), error->message),
+				 errhint("Call fanout.drop_follower('%s', '%s') on the leader.",
+						 NameStr(row->stream), NameStr(row->follower))));
+	}
+	PG_END_TRY();
+}
+
+static void
+control_xact_callback(XactEvent event, void *arg)
+{
+	ListCell   *lc;
+
+	if (event == XACT_EVENT_PRE_COMMIT)
+	{
+		foreach(lc, pending)
+		{
+			PendingChange *change = lfirst(lc);
+
+			if (change->unregister != NULL)
+				unregister(change->unregister);
+		}
+	}
+	else if (event == XACT_EVENT_COMMIT)
+	{
+		foreach(lc, pending)
+			notify_worker(lfirst(lc));
+	}
+	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
+		pending = NIL;
+}
+
+static PendingChange *
+add_pending(int32 id)
+{
+	static bool registered = false;
+	MemoryContext oldcontext = MemoryContextSwitchTo(TopTransactionContext);
+	PendingChange *change = palloc0(sizeof(PendingChange));
+
+	if (!registered)
+		RegisterXactCallback(control_xact_callback, NULL);
+	registered = true;
+	change->id = id;
+	pending = lappend(pending, change);
+	MemoryContextSwitchTo(oldcontext);
+	return change;
+}
+
+/* ---------- functions ---------- */
+
+static FollowedRow *
+require_stream(FunctionCallInfo fcinfo)
+{
+	fanout_require_preload();
+	if (!superuser())
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("must be superuser to change how a stream is followed")));
+	if (PG_ARGISNULL(0))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("stream must not be null")));
+	return followed_row_require(NameStr(*PG_GETARG_NAME(0)));
+}
+
+static void
+change_row(const char *query, int32 id)
+{
+	OwnTables	state;
+	Oid			types[] = {INT4OID};
+	Datum		values[] = {Int32GetDatum(id)};
+
+	own_tables_begin(&state);
+	if (SPI_execute_with_args(query, 1, types, values, NULL, false, 0) < 0)
+		elog(ERROR, "could not change fanout.followed_stream");
+	own_tables_end(&state);
+}
+
+/* unfollow(stream name) */
+Datum
+fanout_unfollow(PG_FUNCTION_ARGS)
+{
+	FollowedRow *row;
+	PendingChange *change;
+	MemoryContext oldcontext = MemoryContextSwitchTo(TopTransactionContext);
+
+	row = require_stream(fcinfo);
+	MemoryContextSwitchTo(oldcontext);
+	change_row("DELETE FROM fanout.followed_stream WHERE id = $1", row->id);
+	followed_tables_changed();
+	change = add_pending(row->id);
+	change->restart = true;
+	change->unregister = row;
+	PG_RETURN_VOID();
+}
+
+/* pause(stream name) */
+Datum
+fanout_pause(PG_FUNCTION_ARGS)
+{
+	FollowedRow *row = require_stream(fcinfo);
+
+	change_row("UPDATE fanout.followed_stream SET paused = true WHERE id = $1", row->id);
+	(void) add_pending(row->id);
+	PG_RETURN_VOID();
+}
+
+/* resume(stream name): also retries at once after an error */
+Datum
+fanout_resume(PG_FUNCTION_ARGS)
+{
+	FollowedRow *row = require_stream(fcinfo);
+
+	change_row("UPDATE fanout.followed_stream SET paused = false WHERE id = $1", row->id);
+	(void) add_pending(row->id);
+	PG_RETURN_VOID();
+}
+
+/* resync(stream name, relation regclass) */
+Datum
+fanout_resync(PG_FUNCTION_ARGS)
+{
+	FollowedRow *row = require_stream(fcinfo);
+
+	schedule_copy(row->id, PG_ARGISNULL(1) ? InvalidOid : PG_GETARG_OID(1));
+	add_pending(row->id)->restart = true;
+	PG_RETURN_VOID();
+}
+
+/*
+ * wait_for_copy(stream name, timeout interval) RETURNS boolean
+ *
+ * Streaming means that everything was copied and put in order.
+ */
+Datum
+fanout_wait_for_copy(PG_FUNCTION_ARGS)
+{
+	FollowedRow *row;
+	TimestampTz deadline;
+	bool		streaming = false;
+
+	fanout_require_preload();
+	row = followed_row_require(NameStr(*PG_GETARG_NAME(0)));
+	deadline = DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval,
+													   TimestampTzGetDatum(GetCurrentTimestamp()),
+													   PG_GETARG_DATUM(1)));
+	for (;;)
+	{
+		FollowedStream *stream = followed_stream_find(MyDatabaseId, row->id);
+		long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), deadline);
+		PositionsCopy positions;
+
+		if (stream != NULL)
+		{
+			positions_read(stream, &positions);
+			streaming = positions.state == FOLLOW_STREAMING;
+		}
+		if (streaming || left <= 0)
+			break;
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 Min(left, 20), PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
+	PG_RETURN_BOOL(streaming);
+}

@@ -1,0 +1,248 @@
+/*
+ * copy.c
+ *		The initial copy, step by step; each step is committed, so that it can go on
+ *		after any failure.
+ *
+ * followed_stream.copy_state says what is done:
+ *
+ *	schema		nothing.  Pre-data is brought from the leader, and each table of the
+ *				stream gets a row in fanout.followed_table, pending.
+ *	data		pending tables are emptied and copied, each in a transaction of its
+ *				own that also notes the snapshot it was copied with.
+ *	indexes		post-data: indexes, constraints, triggers.
+ *	done		streaming begins or goes on.
+ *
+ * start_lsn is where the stream takes over.  NULL means that everything is copied
+ * anew: the follower registers at a new position, to which its origin is set.  Not
+ * NULL, the registration and the origin stand, and only pending tables are
+ * copied: after an interruption, or for the resync of one table.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "lib/stringinfo.h"
+#include "miscadmin.h"
+#include "nodes/makefuncs.h"
+#include "pgstat.h"
+#include "replication/origin.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/pg_lsn.h"
+#include "utils/snapmgr.h"
+
+#include "follower/copy.h"
+#include "own_tables.h"
+
+/* ---------- transactions and rows ---------- */
+
+static MemoryContext step_context;
+
+static void
+begin_step(const char *activity)
+{
+	pgstat_report_activity(STATE_RUNNING, activity);
+	step_context = CurrentMemoryContext;
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+}
+
+static void
+end_step(void)
+{
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(step_context);
+}
+
+/* Run a statement with the followed stream's id as $1. */
+static uint64
+change_rows(const char *query, int32 followed_id)
+{
+	OwnTables	state;
+	Oid			types[] = {INT4OID};
+	Datum		values[] = {Int32GetDatum(followed_id)};
+	uint64		changed;
+
+	own_tables_begin(&state);
+	if (SPI_execute_with_args(query, 1, types, values, NULL, false, 0) < 0)
+		elog(ERROR, "could not write the state of the copy");
+	changed = SPI_processed;
+	own_tables_end(&state);
+	return changed;
+}
+
+static void
+set_copy_state(FollowedRow *row, char *copy_state)
+{
+	change_rows(psprintf("UPDATE fanout.followed_stream SET copy_state = '%s' WHERE id = $1",
+						 copy_state), row->id);
+	row->copy_state = copy_state;
+}
+
+/* ---------- steps ---------- */
+
+/* Everything is copied anew from this position on. */
+static void
+set_start(FollowedRow *row, XLogRecPtr start_lsn)
+{
+	char		name[NAMEDATALEN];
+	RepOriginId node;
+
+	followed_origin_name(name, MyDatabaseId, row->id);
+	node = replorigin_by_name(name, true);
+	if (node == InvalidRepOriginId)
+		node = replorigin_create(name);
+	replorigin_advance(node, start_lsn, InvalidXLogRecPtr, true, true);
+	change_rows(psprintf("UPDATE fanout.followed_stream SET start_lsn = '%X/%X' WHERE id = $1",
+						 LSN_FORMAT_ARGS(start_lsn)), row->id);
+	row->start_lsn = start_lsn;
+}
+
+/* A row for each table of the stream; those that left it lose theirs. */
+static void
+list_tables(const FollowedRow *row, const CopySession *session)
+{
+	ListCell   *lc;
+
+	change_rows("DELETE FROM fanout.followed_table WHERE followed_id = $1", row->id);
+	foreach(lc, session->tables)
+	{
+		CopyTable  *table = lfirst(lc);
+		FollowedTable followed = {
+			.nspname = table->nspname,
+			.relname = table->relname,
+			.state = row->copy_data ? TABLE_PENDING : TABLE_COPIED,
+		};
+
+		followed.relid = RangeVarGetRelid(makeRangeVar(table->nspname, table->relname, -1),
+										  NoLock, true);
+		if (!OidIsValid(followed.relid))
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_TABLE),
+					 errmsg("relation \"%s.%s\" does not exist on this follower",
+							table->nspname, table->relname)));
+		followed_table_put(row->id, &followed);
+	}
+	followed_tables_changed();
+}
+
+static void
+step_schema(FollowedRow *row, CopySession *session)
+{
+	begin_step("copying the schema");
+	if (row->copy_schema)
+		copy_schema_section(row, SCHEMA_PRE_DATA, session->snapshot_id);
+	list_tables(row, session);
+	set_start(row, session->start_lsn);
+	set_copy_state(row, COPY_DATA);
+	end_step();
+}
+
+/* A new copy into a schema that is there. */
+static void
+step_restart(FollowedRow *row, CopySession *session)
+{
+	begin_step("preparing to copy again");
+	list_tables(row, session);
+	set_start(row, session->start_lsn);
+	end_step();
+}
+
+/*
+ * Empty what is to be copied.  A table that is referenced by one that is not
+ * copied can't be truncated; its rows are deleted.
+ */
+static void
+empty_pending_tables(const FollowedRow *row)
+{
+	ListCell   *lc;
+
+	begin_step("emptying the tables to be copied");
+	foreach(lc, followed_tables(row->id))
+	{
+		FollowedTable *table = lfirst(lc);
+
+		if (table->state != TABLE_PENDING)
+			continue;
+		if (SPI_connect() != SPI_OK_CONNECT ||
+			SPI_execute(psprintf("DELETE FROM ONLY %s",
+								 quote_qualified_identifier(table->nspname, table->relname)),
+						false, 0) < 0 ||
+			SPI_finish() != SPI_OK_FINISH)
+			elog(ERROR, "could not empty a table");
+	}
+	end_step();
+}
+
+static void
+step_data(FollowedRow *row, CopySession *session)
+{
+	empty_pending_tables(row);
+	pgstat_report_activity(STATE_RUNNING, "copying tables");
+	copy_pending_tables(row, session);
+
+	begin_step("noting that the tables are copied");
+	set_copy_state(row, row->copy_schema && !row->schema_done ? COPY_INDEXES : COPY_DONE);
+	end_step();
+}
+
+static void
+step_indexes(FollowedRow *row, CopySession *session)
+{
+	begin_step("making indexes and constraints");
+	copy_schema_section(row, SCHEMA_POST_DATA, session->snapshot_id);
+	change_rows("UPDATE fanout.followed_stream SET schema_done = true WHERE id = $1", row->id);
+	set_copy_state(row, COPY_DONE);
+	end_step();
+}
+
+void
+initial_copy(FollowedStream *stream, FollowedRow *row)
+{
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "pg_fanout initial copy",
+												  ALLOCSET_DEFAULT_SIZES);
+	MemoryContext oldcontext = MemoryContextSwitchTo(context);
+	CopySession *session = copy_session_begin(row);
+
+	if (strcmp(row->copy_state, COPY_SCHEMA) == 0)
+		step_schema(row, session);
+	else if (XLogRecPtrIsInvalid(row->start_lsn))
+		step_restart(row, session);
+	if (strcmp(row->copy_state, COPY_DATA) == 0)
+		step_data(row, session);
+	if (strcmp(row->copy_state, COPY_INDEXES) == 0)
+		step_indexes(row, session);
+
+	leader_disconnect(session->conn);
+	MemoryContextSwitchTo(oldcontext);
+	MemoryContextDelete(context);
+}
+
+/* ---------- copying again ---------- */
+
+void
+schedule_copy(int32 followed_id, Oid relid)
+{
+	const char *again = "UPDATE fanout.followed_stream SET copy_state = 'data', copy_data = true%s"
+		" WHERE id = $1 AND copy_state <> 'schema'";
+
+	if (OidIsValid(relid))
+	{
+		if (change_rows(psprintf("UPDATE fanout.followed_table SET state = 'p'"
+								 " WHERE followed_id = $1 AND relid = %u", relid), followed_id) == 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_OBJECT),
+					 errmsg("table \"%s\" is not replicated by that stream", get_rel_name(relid))));
+		change_rows(psprintf(again, ""), followed_id);
+	}
+	else
+	{
+		change_rows("UPDATE fanout.followed_table SET state = 'p' WHERE followed_id = $1",
+					followed_id);
+		change_rows(psprintf(again, ", start_lsn = NULL"), followed_id);
+	}
+}

@@ -1,0 +1,54 @@
+/*
+ * copy.h
+ *		What the files of the initial copy share.
+ */
+#ifndef FANOUT_COPY_H
+#define FANOUT_COPY_H
+
+#include "storage/dsm.h"
+
+#include "follower/follower.h"
+
+/* A table of the stream as the leader describes it. */
+typedef struct CopyTable
+{
+	char	   *nspname;
+	char	   *relname;
+	List	   *columns;		/* of char *; names */
+	char	   *row_filter;		/* NULL: all rows */
+	int64		bytes;			/* on the leader, for the order of the copy */
+} CopyTable;
+
+/* copy_snapshot.c: the leader's side */
+typedef struct CopySession
+{
+	PGconn	   *conn;			/* in a REPEATABLE READ transaction */
+	XLogRecPtr	start_lsn;		/* where streaming begins */
+	char	   *snapshot;		/* pg_current_snapshot(): the filter */
+	char	   *snapshot_id;	/* exported */
+	List	   *tables;			/* of CopyTable, the largest first */
+} CopySession;
+
+extern CopySession *copy_session_begin(const FollowedRow *row);
+extern PGconn *copy_session_join(const FollowedRow *row, const char *snapshot_id);
+extern List *leader_tables(PGconn *conn, const char *stream);
+
+/* copy_schema.c */
+typedef enum SchemaSection
+{
+	SCHEMA_PRE_DATA,
+	SCHEMA_POST_DATA
+} SchemaSection;
+
+/* Needs a transaction; runs the section's statements, or defers those that must wait. */
+extern void copy_schema_section(const FollowedRow *row, SchemaSection section,
+								const char *snapshot_id);
+
+/* copy_table.c */
+extern void copy_table(const FollowedRow *row, PGconn *conn, const CopyTable *table, Oid relid,
+					   const char *snapshot);
+
+/* copy_worker.c */
+extern void copy_pending_tables(const FollowedRow *row, CopySession *session);
+
+#endif							/* FANOUT_COPY_H */

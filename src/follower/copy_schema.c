@@ -1,0 +1,380 @@
+/*
+ * copy_schema.c
+ *		Bringing the leader's schema: sections of pg_dump, run through SPI.
+ *
+ * pg_dump connects to the leader with what is in its environment, so that no
+ * password stands in an argument list, and writes plain SQL, with the snapshot
+ * that the tables are copied with.  Its statements are run one by one in the
+ * caller's transaction.
+ *
+ * Left out: the extension itself and its schema; statements that give something to
+ * a role which does not exist here.  Put off until the copied data is consistent, in
+ * fanout.deferred_statement: foreign keys, since tables of a copy that was
+ * interrupted come from different snapshots, and materialized views' contents.
+ */
+#include "postgres.h"
+
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "lib/stringinfo.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "nodes/parsenodes.h"
+#include "storage/fd.h"
+#include "tcop/tcopprot.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/snapmgr.h"
+
+#include "follower/copy.h"
+#include "hints.h"
+#include "own_tables.h"
+
+/* ---------- running pg_dump ---------- */
+
+/* Put the connection string's options into the environment, or take them out. */
+static void
+set_environment(const char *conninfo, bool set)
+{
+	PQconninfoOption *options = PQconninfoParse(conninfo, NULL);
+
+	if (options == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_SYNTAX_ERROR),
+				 errmsg("invalid connection string")));
+	for (PQconninfoOption *option = options; option->keyword != NULL; option++)
+	{
+		if (option->envvar == NULL || option->val == NULL)
+			continue;
+		if (set)
+			setenv(option->envvar, option->val, 1);
+		else
+			unsetenv(option->envvar);
+	}
+	PQconninfoFree(options);
+}
+
+static char *
+dump_command(SchemaSection section, const char *snapshot_id, const char *error_path)
+{
+	char		dir[MAXPGPATH];
+	char		program[MAXPGPATH];
+	struct stat st;
+
+	strlcpy(dir, my_exec_path, sizeof(dir));
+	get_parent_directory(dir);
+	snprintf(program, sizeof(program), "%s/pg_dump", dir);
+	if (stat(program, &st) != 0)
+		ereport(ERROR,
+				(errcode_for_file_access(),
+				 errmsg("could not find program \"%s\": %m", program),
+				 errhint("Install the client programs, or follow with copy_schema => false.")));
+	return psprintf("\"%s\" --section=%s --snapshot=%s --encoding=%s --exclude-schema=%s"
+					" --no-publications --no-subscriptions --no-tablespaces"
+					" --lock-wait-timeout=60s --no-password 2>\"%s\"",
+					program, section == SCHEMA_PRE_DATA ? "pre-data" : "post-data",
+					snapshot_id, GetDatabaseEncodingName(), FANOUT_SCHEMA, error_path);
+}
+
+static char *
+read_whole(FILE *file)
+{
+	StringInfoData text;
+	char		buf[8192];
+	size_t		n;
+
+	initStringInfo(&text);
+	while ((n = fread(buf, 1, sizeof(buf), file)) > 0)
+	{
+		CHECK_FOR_INTERRUPTS();
+		appendBinaryStringInfo(&text, buf, n);
+	}
+	return text.data;
+}
+
+static char *
+read_errors(const char *path)
+{
+	FILE	   *file = AllocateFile(path, "r");
+	char	   *text = file != NULL ? pchomp(read_whole(file)) : "";
+
+	if (file != NULL)
+		FreeFile(file);
+	return text;
+}
+
+static char *
+run_dump(const FollowedRow *row, SchemaSection section, const char *snapshot_id)
+{
+	char		error_path[MAXPGPATH];
+	char	   *command;
+	FILE	   *pipe;
+	char	   *script;
+	char	   *errors;
+	int			status;
+
+	hint_path(error_path, HINT_FOLLOWED, MyDatabaseId, row->id);
+	strlcat(error_path, "/pg_dump.err", sizeof(error_path));
+	command = dump_command(section, snapshot_id, error_path);
+
+	set_environment(row->conninfo, true);
+	pipe = OpenPipeStream(command, "r");
+	set_environment(row->conninfo, false);
+	if (pipe == NULL)
+		ereport(ERROR,
+				(errcode_for_file_access(),
+				 errmsg("could not run pg_dump: %m")));
+	script = read_whole(pipe);
+	status = ClosePipeStream(pipe);
+	errors = read_errors(error_path);
+	(void) unlink(error_path);
+	if (status != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_EXTERNAL_ROUTINE_EXCEPTION),
+				 errmsg("pg_dump of the leader's schema failed"),
+				 errdetail_internal("%s", errors)));
+	return script;
+}
+
+/* Blank the lines that are commands of psql; only the dump's first and last are. */
+static void
+blank_psql_lines(char *script)
+{
+	for (char *line = script; line != NULL && *line != '\0';)
+	{
+		char	   *end = strchr(line, '\n');
+
+		if (strncmp(line, "\\restrict ", 10) == 0 || strncmp(line, "\\unrestrict ", 12) == 0)
+			memset(line, ' ', end != NULL ? end - line : strlen(line));
+		line = end != NULL ? end + 1 : NULL;
+	}
+}
+
+/* ---------- which statements are run ---------- */
+
+static bool
+role_is_missing(RoleSpec *role)
+{
+	return role != NULL && role->roletype == ROLESPEC_CSTRING &&
+		!OidIsValid(get_role_oid(role->rolename, true));
+}
+
+static bool
+any_role_is_missing(List *roles)
+{
+	ListCell   *lc;
+
+	foreach(lc, roles)
+	{
+		if (role_is_missing(lfirst(lc)))
+			return true;
+	}
+	return false;
+}
+
+static bool
+alter_table_names_missing_role(AlterTableStmt *stmt)
+{
+	ListCell   *lc;
+
+	foreach(lc, stmt->cmds)
+	{
+		AlterTableCmd *cmd = lfirst_node(AlterTableCmd, lc);
+
+		if (cmd->subtype == AT_ChangeOwner && role_is_missing(cmd->newowner))
+			return true;
+	}
+	return false;
+}
+
+static bool
+default_privileges_name_missing_role(AlterDefaultPrivilegesStmt *stmt)
+{
+	ListCell   *lc;
+
+	foreach(lc, stmt->options)
+	{
+		DefElem    *option = lfirst_node(DefElem, lc);
+
+		if (strcmp(option->defname, "roles") == 0 && any_role_is_missing((List *) option->arg))
+			return true;
+	}
+	return any_role_is_missing(stmt->action->grantees);
+}
+
+static bool
+names_missing_role(Node *stmt)
+{
+	switch (nodeTag(stmt))
+	{
+		case T_AlterOwnerStmt:
+			return role_is_missing(((AlterOwnerStmt *) stmt)->newowner);
+		case T_AlterTableStmt:
+			return alter_table_names_missing_role((AlterTableStmt *) stmt);
+		case T_GrantStmt:
+			return any_role_is_missing(((GrantStmt *) stmt)->grantees);
+		case T_AlterDefaultPrivilegesStmt:
+			return default_privileges_name_missing_role((AlterDefaultPrivilegesStmt *) stmt);
+		case T_CreatePolicyStmt:
+			return any_role_is_missing(((CreatePolicyStmt *) stmt)->roles);
+		default:
+			return false;
+	}
+}
+
+/* The extension is here already, and its being here is what runs this. */
+static bool
+is_own_extension(Node *stmt)
+{
+	if (IsA(stmt, CreateExtensionStmt))
+		return strcmp(((CreateExtensionStmt *) stmt)->extname, FANOUT_LIBRARY) == 0;
+	if (IsA(stmt, CommentStmt) && ((CommentStmt *) stmt)->objtype == OBJECT_EXTENSION)
+		return strcmp(strVal(((CommentStmt *) stmt)->object), FANOUT_LIBRARY) == 0;
+	return false;
+}
+
+static bool
+adds_foreign_key(AlterTableStmt *stmt)
+{
+	ListCell   *lc;
+
+	foreach(lc, stmt->cmds)
+	{
+		AlterTableCmd *cmd = lfirst_node(AlterTableCmd, lc);
+
+		if (cmd->subtype == AT_AddConstraint &&
+			castNode(Constraint, cmd->def)->contype == CONSTR_FOREIGN)
+			return true;
+	}
+	return false;
+}
+
+static bool
+must_wait(Node *stmt)
+{
+	return IsA(stmt, RefreshMatViewStmt) ||
+		(IsA(stmt, AlterTableStmt) && adds_foreign_key((AlterTableStmt *) stmt));
+}
+
+/* ---------- running statements ---------- */
+
+static void
+statement_context(void *arg)
+{
+	const char *statement = arg;
+
+	errcontext("running the leader's schema statement: %.*s",
+			   pg_mbcliplen(statement, strlen(statement), 200), statement);
+}
+
+static void
+run_statement(char *statement)
+{
+	ErrorContextCallback callback = {error_context_stack, statement_context, statement};
+
+	error_context_stack = &callback;
+	if (SPI_connect() != SPI_OK_CONNECT || SPI_execute(statement, false, 0) < 0 ||
+		SPI_finish() != SPI_OK_FINISH)
+		elog(ERROR, "could not run a statement");
+	CommandCounterIncrement();
+	error_context_stack = callback.previous;
+}
+
+static void
+defer_statement(const FollowedRow *row, const char *statement)
+{
+	OwnTables	state;
+	Oid			types[] = {INT4OID, TEXTOID};
+	Datum		values[] = {Int32GetDatum(row->id), CStringGetTextDatum(statement)};
+
+	own_tables_begin(&state);
+	if (SPI_execute_with_args("INSERT INTO fanout.deferred_statement (followed_id, position, statement)"
+							  " SELECT $1, coalesce(max(position), 0) + 1, $2"
+							  " FROM fanout.deferred_statement WHERE followed_id = $1",
+							  2, types, values, NULL, false, 0) != SPI_OK_INSERT)
+		elog(ERROR, "could not write fanout.deferred_statement");
+	own_tables_end(&state);
+}
+
+static void
+handle_statement(const FollowedRow *row, RawStmt *raw, const char *script)
+{
+	char	   *statement = raw->stmt_len > 0 ?
+		pnstrdup(script + raw->stmt_location, raw->stmt_len) : pstrdup(script + raw->stmt_location);
+
+	CHECK_FOR_INTERRUPTS();
+	if (is_own_extension(raw->stmt))
+		return;
+	if (names_missing_role(raw->stmt))
+	{
+		ereport(LOG,
+				(errmsg("a statement of the leader's schema is left out, since a role it names does not exist here"),
+				 errdetail_internal("%s", statement)));
+		return;
+	}
+	if (must_wait(raw->stmt))
+		defer_statement(row, statement);
+	else
+		run_statement(statement);
+}
+
+void
+copy_schema_section(const FollowedRow *row, SchemaSection section, const char *snapshot_id)
+{
+	char	   *script = run_dump(row, section, snapshot_id);
+	int			nestlevel = NewGUCNestLevel();
+	ListCell   *lc;
+
+	blank_psql_lines(script);
+	foreach(lc, pg_parse_query(script))
+		handle_statement(row, lfirst_node(RawStmt, lc), script);
+
+	/* The script's SETs are for the script. */
+	AtEOXact_GUC(false, nestlevel);
+}
+
+/* ---------- deferred statements ---------- */
+
+static List *
+deferred_statements(int32 followed_id)
+{
+	OwnTables	state;
+	Oid			types[] = {INT4OID};
+	Datum		values[] = {Int32GetDatum(followed_id)};
+	List	   *statements = NIL;
+	MemoryContext oldcontext;
+
+	own_tables_begin(&state);
+	if (SPI_execute_with_args("WITH gone AS (DELETE FROM fanout.deferred_statement"
+							  " WHERE followed_id = $1 RETURNING position, statement)"
+							  " SELECT statement FROM gone ORDER BY position",
+							  1, types, values, NULL, false, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not read fanout.deferred_statement");
+	oldcontext = MemoryContextSwitchTo(state.context);
+	for (uint64 i = 0; i < SPI_processed; i++)
+		statements = lappend(statements, SPI_getvalue(SPI_tuptable->vals[i],
+													  SPI_tuptable->tupdesc, 1));
+	MemoryContextSwitchTo(oldcontext);
+	own_tables_end(&state);
+	return statements;
+}
+
+void
+run_deferred_statements(const FollowedRow *row)
+{
+	MemoryContext oldcontext = CurrentMemoryContext;
+	ListCell   *lc;
+
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	foreach(lc, deferred_statements(row->id))
+		run_statement(lfirst(lc));
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(oldcontext);
+}

@@ -1,0 +1,195 @@
+/*
+ * copy_snapshot.c
+ *		The leader's side of an initial copy: a snapshot to copy with, and the position
+ *		from which, with it as a filter, the stream completes the copy.
+ *
+ * The order is what makes it right (see leader/copy_point.c for the position P):
+ *
+ *	1. In a transaction of its own the follower registers and gets P: every
+ *	   snapshot taken later sees all that committed before P.
+ *	2. A REPEATABLE READ transaction locks the tables; that takes no snapshot yet.
+ *	   From here on nobody can alter or drop them.
+ *	3. Its first query takes the snapshot, which is exported for others to share.
+ *	4. If the list of tables has changed since it was read, all begins again.
+ *
+ * Then a transaction that ends after P belongs to the stream's part exactly if
+ * the snapshot does not see it.
+ */
+#include "postgres.h"
+
+#include "lib/stringinfo.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/pg_lsn.h"
+#include "utils/uuid.h"
+
+#include "follower/copy.h"
+
+#define MAX_TRIES	10
+
+/* ---------- the list of tables ---------- */
+
+/* The query returns a row for each column; a table's rows stand together. */
+List *
+leader_tables(PGconn *conn, const char *stream)
+{
+	const char *params[] = {stream};
+	PGresult   *res = leader_query(conn,
+								   "SELECT t.nspname, t.relname, t.row_filter, t.bytes, c.name"
+								   " FROM fanout.stream_tables($1) t"
+								   " LEFT JOIN LATERAL pg_catalog.unnest(t.columns)"
+								   "  WITH ORDINALITY AS c (name, n) ON true"
+								   " ORDER BY t.bytes DESC, t.nspname, t.relname, c.n",
+								   1, params);
+	List	   *tables = NIL;
+	CopyTable  *table = NULL;
+
+	for (int i = 0; i < PQntuples(res); i++)
+	{
+		if (table == NULL || strcmp(table->nspname, PQgetvalue(res, i, 0)) != 0 ||
+			strcmp(table->relname, PQgetvalue(res, i, 1)) != 0)
+		{
+			table = palloc0(sizeof(CopyTable));
+			table->nspname = pstrdup(PQgetvalue(res, i, 0));
+			table->relname = pstrdup(PQgetvalue(res, i, 1));
+			table->row_filter = PQgetisnull(res, i, 2) ? NULL : pstrdup(PQgetvalue(res, i, 2));
+			table->bytes = strtoll(PQgetvalue(res, i, 3), NULL, 10);
+			tables = lappend(tables, table);
+		}
+		if (!PQgetisnull(res, i, 4))
+			table->columns = lappend(table->columns, pstrdup(PQgetvalue(res, i, 4)));
+	}
+	PQclear(res);
+	return tables;
+}
+
+static bool
+same_table(const CopyTable *a, const CopyTable *b)
+{
+	ListCell   *lc;
+	ListCell   *lc2;
+
+	if (strcmp(a->nspname, b->nspname) != 0 || strcmp(a->relname, b->relname) != 0 ||
+		list_length(a->columns) != list_length(b->columns) ||
+		(a->row_filter == NULL) != (b->row_filter == NULL) ||
+		(a->row_filter != NULL && strcmp(a->row_filter, b->row_filter) != 0))
+		return false;
+	forboth(lc, a->columns, lc2, b->columns)
+	{
+		if (strcmp(lfirst(lc), lfirst(lc2)) != 0)
+			return false;
+	}
+	return true;
+}
+
+/* The order may differ: tables grow. */
+static bool
+same_tables(List *a, List *b)
+{
+	ListCell   *lc;
+
+	if (list_length(a) != list_length(b))
+		return false;
+	foreach(lc, a)
+	{
+		bool		found = false;
+		ListCell   *lc2;
+
+		foreach(lc2, b)
+			found |= same_table(lfirst(lc), lfirst(lc2));
+		if (!found)
+			return false;
+	}
+	return true;
+}
+
+/* ---------- the session ---------- */
+
+static XLogRecPtr
+register_here(PGconn *conn, const FollowedRow *row)
+{
+	const char *params[4];
+	char	   *lsn;
+
+	params[0] = NameStr(row->stream);
+	params[1] = NameStr(row->follower);
+	params[2] = DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(&row->instance)));
+	params[3] = XLogRecPtrIsInvalid(row->start_lsn) ? "true" : "false";
+	lsn = leader_query_value(conn, "SELECT fanout.register_follower($1, $2, $3, $4)", 4, params);
+	return DatumGetLSN(DirectFunctionCall1(pg_lsn_in, CStringGetDatum(lsn)));
+}
+
+static void
+lock_tables(PGconn *conn, List *tables)
+{
+	StringInfoData query;
+	ListCell   *lc;
+
+	if (tables == NIL)
+		return;
+	initStringInfo(&query);
+	appendStringInfoString(&query, "LOCK TABLE ");
+	foreach(lc, tables)
+	{
+		CopyTable  *table = lfirst(lc);
+
+		appendStringInfo(&query, "%s%s", foreach_current_index(lc) > 0 ? ", " : "",
+						 quote_qualified_identifier(table->nspname, table->relname));
+	}
+	appendStringInfoString(&query, " IN ACCESS SHARE MODE");
+	PQclear(leader_query(conn, query.data, 0, NULL));
+}
+
+/* One try at steps 2 to 4; false when the list of tables changed meanwhile. */
+static bool
+take_snapshot(CopySession *session, const FollowedRow *row)
+{
+	PGconn	   *conn = session->conn;
+	List	   *before = leader_tables(conn, NameStr(row->stream));
+	PGresult   *res;
+
+	PQclear(leader_query(conn, "BEGIN ISOLATION LEVEL REPEATABLE READ", 0, NULL));
+	lock_tables(conn, before);
+	res = leader_query(conn, "SELECT pg_catalog.pg_current_snapshot()::text,"
+					   " pg_catalog.pg_export_snapshot()", 0, NULL);
+	session->snapshot = pstrdup(PQgetvalue(res, 0, 0));
+	session->snapshot_id = pstrdup(PQgetvalue(res, 0, 1));
+	PQclear(res);
+
+	session->tables = leader_tables(conn, NameStr(row->stream));
+	if (same_tables(before, session->tables))
+		return true;
+	PQclear(leader_query(conn, "ROLLBACK", 0, NULL));
+	return false;
+}
+
+CopySession *
+copy_session_begin(const FollowedRow *row)
+{
+	CopySession *session = palloc0(sizeof(CopySession));
+
+	session->conn = leader_connect(row->conninfo, NameStr(row->follower));
+	session->start_lsn = register_here(session->conn, row);
+	for (int i = 0; i < MAX_TRIES; i++)
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (take_snapshot(session, row))
+			return session;
+	}
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("the tables of stream \"%s\" change too often to be copied",
+					NameStr(row->stream))));
+}
+
+/* Another connection that sees the same. */
+PGconn *
+copy_session_join(const FollowedRow *row, const char *snapshot_id)
+{
+	PGconn	   *conn = leader_connect(row->conninfo, NameStr(row->follower));
+
+	PQclear(leader_query(conn, "BEGIN ISOLATION LEVEL REPEATABLE READ", 0, NULL));
+	PQclear(leader_query(conn, psprintf("SET TRANSACTION SNAPSHOT %s",
+										quote_literal_cstr(snapshot_id)), 0, NULL));
+	return conn;
+}

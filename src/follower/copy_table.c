@@ -1,0 +1,291 @@
+/*
+ * copy_table.c
+ *		Copying the rows of one table: COPY from the leader into COPY here.
+ *
+ * The rows travel in binary form where both sides have the same types and the
+ * types' binary form means the same on both, otherwise as text.  They are
+ * committed together with the table's row in fanout.followed_table, which
+ * carries the snapshot they were read with.  Before that the leader flushes its WAL: a
+ * snapshot sees asynchronous commits, which a crash of the leader could still undo.
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "commands/copy.h"
+#include "executor/spi.h"
+#include "lib/stringinfo.h"
+#include "miscadmin.h"
+#include "nodes/makefuncs.h"
+#include "parser/parse_node.h"
+#include "parser/parse_relation.h"
+#include "pgstat.h"
+#include "storage/latch.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/pg_lsn.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+
+#include "follower/copy.h"
+#include "own_tables.h"
+
+/* The COPY under way; the server's callback has no argument. */
+static struct
+{
+	PGconn	   *conn;
+	char	   *message;		/* of libpq; NULL: none */
+	int			len;
+	int			used;
+	int64		bytes;
+} source;
+
+/* ---------- the query ---------- */
+
+/* Types of the columns on the leader, in order, as text. */
+static List *
+leader_types(PGconn *conn, const CopyTable *table, char *relkind)
+{
+	const char *params[] = {quote_qualified_identifier(table->nspname, table->relname)};
+	PGresult   *res = leader_query(conn,
+								   "SELECT a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod), c.relkind"
+								   " FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid"
+								   " WHERE c.oid = $1::pg_catalog.regclass AND a.attnum > 0 AND NOT a.attisdropped"
+								   " ORDER BY a.attnum", 1, params);
+	List	   *types = NIL;
+	ListCell   *lc;
+
+	*relkind = PQntuples(res) > 0 ? PQgetvalue(res, 0, 2)[0] : 'r';
+	foreach(lc, table->columns)
+	{
+		char	   *type = "";
+
+		for (int i = 0; i < PQntuples(res); i++)
+		{
+			if (strcmp(PQgetvalue(res, i, 0), lfirst(lc)) == 0)
+				type = pstrdup(PQgetvalue(res, i, 1));
+		}
+		types = lappend(types, type);
+	}
+	PQclear(res);
+	return types;
+}
+
+static bool
+can_copy_binary(PGconn *conn, const CopyTable *table, Oid relid, List *types)
+{
+	ListCell   *lc;
+	ListCell   *lc2;
+
+	if (PQserverVersion(conn) / 10000 != PG_VERSION_NUM / 10000)
+		return false;
+	forboth(lc, table->columns, lc2, types)
+	{
+		AttrNumber	attnum = get_attnum(relid, lfirst(lc));
+		Oid			typid;
+		int32		typmod;
+		Oid			collation;
+
+		if (attnum == InvalidAttrNumber)
+			return false;		/* COPY says it better */
+		get_atttypetypmodcoll(relid, attnum, &typid, &typmod, &collation);
+		if (column_form_for_type(typid) == COLUMN_TEXT ||
+			strcmp(format_type_with_typemod(typid, typmod), lfirst(lc2)) != 0)
+			return false;
+	}
+	return true;
+}
+
+static void
+append_columns(StringInfo query, List *columns)
+{
+	ListCell   *lc;
+
+	foreach(lc, columns)
+		appendStringInfo(query, "%s%s", foreach_current_index(lc) > 0 ? ", " : "",
+						 quote_identifier(lfirst(lc)));
+}
+
+static char *
+copy_query(const CopyTable *table, char relkind, bool binary)
+{
+	StringInfoData query;
+	char	   *name = quote_qualified_identifier(table->nspname, table->relname);
+
+	initStringInfo(&query);
+	appendStringInfoString(&query, "COPY ");
+	if (relkind == RELKIND_RELATION && table->row_filter == NULL)
+	{
+		appendStringInfoString(&query, name);
+		if (table->columns != NIL)
+		{
+			appendStringInfoString(&query, " (");
+			append_columns(&query, table->columns);
+			appendStringInfoChar(&query, ')');
+		}
+	}
+	else
+	{
+		appendStringInfoString(&query, "(SELECT ");
+		append_columns(&query, table->columns);
+		appendStringInfo(&query, " FROM %s%s", relkind == RELKIND_RELATION ? "ONLY " : "", name);
+		if (table->row_filter != NULL)
+			appendStringInfo(&query, " WHERE %s", table->row_filter);
+		appendStringInfoChar(&query, ')');
+	}
+	appendStringInfo(&query, " TO STDOUT%s", binary ? " (FORMAT binary)" : "");
+	return query.data;
+}
+
+/* ---------- the rows ---------- */
+
+/* Wait for the next message of the leader's COPY; false at its end. */
+static bool
+next_message(void)
+{
+	if (source.message != NULL)
+		PQfreemem(source.message);
+	source.message = NULL;
+	source.used = 0;
+
+	for (;;)
+	{
+		source.len = PQgetCopyData(source.conn, &source.message, 1);
+		if (source.len > 0)
+			break;
+		if (source.len == -1)
+			return false;
+		if (source.len < -1 || !PQconsumeInput(source.conn))
+			ereport(ERROR,
+					(errcode(ERRCODE_CONNECTION_FAILURE),
+					 errmsg("could not receive rows from the leader"),
+					 errdetail_internal("%s", pchomp(PQerrorMessage(source.conn)))));
+		if (PQisBusy(source.conn))
+		{
+			(void) WaitLatchOrSocket(MyLatch,
+									 WL_LATCH_SET | WL_SOCKET_READABLE | WL_EXIT_ON_PM_DEATH,
+									 PQsocket(source.conn), -1, PG_WAIT_EXTENSION);
+			ResetLatch(MyLatch);
+			CHECK_FOR_INTERRUPTS();
+			if (!PQconsumeInput(source.conn))
+				continue;
+		}
+	}
+	source.bytes += source.len;
+	return true;
+}
+
+/* The server's copy_data_source_cb. */
+static int
+read_rows(void *outbuf, int minread, int maxread)
+{
+	int			done = 0;
+
+	while (done < minread)
+	{
+		int			n;
+
+		if (source.used == source.len && !next_message())
+			break;
+		n = Min(source.len - source.used, maxread - done);
+		memcpy((char *) outbuf + done, source.message + source.used, n);
+		source.used += n;
+		done += n;
+	}
+	return done;
+}
+
+static uint64
+receive_rows(PGconn *conn, const CopyTable *table, Relation rel, bool binary)
+{
+	ParseState *pstate = make_parsestate(NULL);
+	List	   *options = NIL;
+	List	   *names = NIL;
+	CopyFromState state;
+	uint64		rows;
+	ListCell   *lc;
+
+	foreach(lc, table->columns)
+		names = lappend(names, makeString(lfirst(lc)));
+	if (binary)
+		options = list_make1(makeDefElem("format", (Node *) makeString("binary"), -1));
+	(void) addRangeTableEntryForRelation(pstate, rel, AccessShareLock, NULL, false, false);
+
+	memset(&source, 0, sizeof(source));
+	source.conn = conn;
+	state = BeginCopyFrom(pstate, rel, NULL, NULL, false, read_rows, names, options);
+	rows = CopyFrom(state);
+	EndCopyFrom(state);
+
+	/* An error of the leader's COPY comes after its rows. */
+	while (source.len >= 0 && next_message())
+		;
+	for (PGresult *res; (res = PQgetResult(conn)) != NULL; PQclear(res))
+	{
+		if (PQresultStatus(res) != PGRES_COMMAND_OK)
+			leader_raise(conn, res);
+	}
+	return rows;
+}
+
+/* ---------- the table ---------- */
+
+static void
+note_copied(const FollowedRow *row, Oid relid, const char *snapshot, char *flushed,
+			uint64 rows, int64 bytes)
+{
+	OwnTables	state;
+	Oid			types[] = {INT4OID, OIDOID, TEXTOID, LSNOID, INT8OID, INT8OID};
+	Datum		values[] = {Int32GetDatum(row->id), ObjectIdGetDatum(relid),
+		CStringGetTextDatum(snapshot), DirectFunctionCall1(pg_lsn_in, CStringGetDatum(flushed)),
+	Int64GetDatum(rows), Int64GetDatum(bytes)};
+
+	own_tables_begin(&state);
+	if (SPI_execute_with_args("UPDATE fanout.followed_table SET state = 'c', filter_snapshot = $3,"
+							  " filter_until = $4, copied_rows = $5, copied_bytes = $6"
+							  " WHERE followed_id = $1 AND relid = $2",
+							  lengthof(types), types, values, NULL, false, 0) != SPI_OK_UPDATE)
+		elog(ERROR, "could not write fanout.followed_table");
+	own_tables_end(&state);
+}
+
+static void
+table_context(void *arg)
+{
+	const CopyTable *table = arg;
+
+	errcontext("copying table \"%s.%s\"", table->nspname, table->relname);
+}
+
+/* In a local transaction of its own; conn is in the copy's transaction. */
+void
+copy_table(const FollowedRow *row, PGconn *conn, const CopyTable *table, Oid relid,
+		   const char *snapshot)
+{
+	ErrorContextCallback callback = {error_context_stack, table_context, unconstify(CopyTable *, table)};
+	MemoryContext oldcontext = CurrentMemoryContext;
+	Relation	rel;
+	char		relkind;
+	bool		binary;
+	uint64		rows;
+
+	error_context_stack = &callback;
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	rel = table_open(relid, RowExclusiveLock);
+	PQclear(leader_query(conn, psprintf("LOCK TABLE %s IN ACCESS SHARE MODE NOWAIT",
+										quote_qualified_identifier(table->nspname, table->relname)),
+						 0, NULL));
+	binary = can_copy_binary(conn, table, relid, leader_types(conn, table, &relkind));
+	PQclear(leader_query(conn, copy_query(table, relkind, binary), 0, NULL));
+	rows = receive_rows(conn, table, rel, binary);
+	table_close(rel, NoLock);
+
+	note_copied(row, relid, snapshot, leader_query_value(conn, "SELECT fanout.flush_wal()", 0, NULL),
+				rows, source.bytes);
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(oldcontext);
+	error_context_stack = callback.previous;
+}

@@ -1,0 +1,318 @@
+/*
+ * leader_conn.c
+ *		Connections to a leader: libpq, but waiting on the latch.
+ *
+ * Every wait here can be cancelled and ends with the postmaster.  A connection
+ * belongs to the memory context that was current when it was made: it is closed
+ * when that context is reset, so that no error leaves one open, or earlier by
+ * leader_disconnect().
+ *
+ * What the leader says is passed on in its own words, with its SQLSTATE.  No
+ * message contains the connection string.
+ */
+#include "postgres.h"
+
+#include "libpq-fe.h"
+#include "lib/stringinfo.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "storage/latch.h"
+#include "utils/memutils.h"
+
+#include "follower/follower.h"
+
+#define CONNECT_TIMEOUT_MS	10000
+
+/* Ties a PGconn to a memory context. */
+typedef struct ConnectionHold
+{
+	MemoryContextCallback callback;
+	PGconn	   *conn;			/* NULL: closed already */
+	struct ConnectionHold *next;
+} ConnectionHold;
+
+static ConnectionHold *holds = NULL;
+
+static void
+release_hold(void *arg)
+{
+	ConnectionHold *hold = arg;
+	ConnectionHold **link = &holds;
+
+	while (*link != NULL && *link != hold)
+		link = &(*link)->next;
+	if (*link != NULL)
+		*link = hold->next;
+	if (hold->conn != NULL)
+		PQfinish(hold->conn);
+	hold->conn = NULL;
+}
+
+static void
+hold_connection(PGconn *conn)
+{
+	ConnectionHold *hold = palloc0(sizeof(ConnectionHold));
+
+	hold->conn = conn;
+	hold->next = holds;
+	holds = hold;
+	hold->callback.func = release_hold;
+	hold->callback.arg = hold;
+	MemoryContextRegisterResetCallback(CurrentMemoryContext, &hold->callback);
+}
+
+void
+leader_disconnect(PGconn *conn)
+{
+	for (ConnectionHold *hold = holds; hold != NULL; hold = hold->next)
+	{
+		if (hold->conn == conn)
+			hold->conn = NULL;
+	}
+	PQfinish(conn);
+}
+
+/* ---------- waiting ---------- */
+
+/* Wait for the socket; false when timeout_ms (-1: none) passed. */
+static bool
+wait_for_socket(PGconn *conn, int events, long timeout_ms)
+{
+	int			flags = WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | events;
+	int			result;
+
+	if (timeout_ms >= 0)
+		flags |= WL_TIMEOUT;
+	result = WaitLatchOrSocket(MyLatch, flags, PQsocket(conn), timeout_ms, PG_WAIT_EXTENSION);
+	if (result & WL_LATCH_SET)
+	{
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
+	return (result & WL_TIMEOUT) == 0;
+}
+
+static void
+connection_failed(PGconn *conn)
+{
+	char	   *message = pchomp(PQerrorMessage(conn));
+
+	leader_disconnect(conn);
+	ereport(ERROR,
+			(errcode(ERRCODE_CONNECTION_FAILURE),
+			 errmsg("could not connect to the leader"),
+			 errdetail_internal("%s", message)));
+}
+
+static void
+poll_connection(PGconn *conn)
+{
+	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), CONNECT_TIMEOUT_MS);
+	PostgresPollingStatusType status = PGRES_POLLING_WRITING;
+
+	while (status == PGRES_POLLING_READING || status == PGRES_POLLING_WRITING)
+	{
+		long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), deadline);
+		int			events = status == PGRES_POLLING_READING ? WL_SOCKET_READABLE
+			: WL_SOCKET_WRITEABLE;
+
+		if (left <= 0)
+		{
+			leader_disconnect(conn);
+			ereport(ERROR,
+					(errcode(ERRCODE_CONNECTION_FAILURE),
+					 errmsg("could not connect to the leader"),
+					 errdetail("The leader did not answer in time.")));
+		}
+		if (wait_for_socket(conn, events, left))
+			status = PQconnectPoll(conn);
+	}
+	if (status != PGRES_POLLING_OK)
+		connection_failed(conn);
+}
+
+/* ---------- connecting ---------- */
+
+/* Settings of the leader or its roles that would end a long-lived connection. */
+static void
+set_session(PGconn *conn)
+{
+	static const char *const settings[] = {
+		"SET search_path = ''",
+		"SET statement_timeout = 0",
+		"SET lock_timeout = 0",
+		"SET idle_in_transaction_session_timeout = 0",
+		"SET idle_session_timeout = 0",
+		"SET datestyle = ISO",
+		"SET intervalstyle = postgres",
+		"SET extra_float_digits = 3",
+		"SET bytea_output = hex",
+		"SET default_transaction_isolation = 'read committed'",
+		"SET default_transaction_read_only = off",
+	};
+
+	for (int i = 0; i < lengthof(settings); i++)
+		PQclear(leader_query(conn, settings[i], 0, NULL));
+	if (PQserverVersion(conn) >= 170000)
+		PQclear(leader_query(conn, "SET transaction_timeout = 0", 0, NULL));
+}
+
+PGconn *
+leader_connect(const char *conninfo, const char *appname)
+{
+	const char *keys[] = {"keepalives_idle", "keepalives_interval", "keepalives_count",
+	"tcp_user_timeout", "dbname", "fallback_application_name", "client_encoding", NULL};
+	const char *values[] = {"10", "5", "3", "30000", conninfo, appname, GetDatabaseEncodingName(), NULL};
+	PGconn	   *conn = PQconnectStartParams(keys, values, 1);
+
+	if (conn == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OUT_OF_MEMORY),
+				 errmsg("out of memory")));
+	hold_connection(conn);
+	if (PQstatus(conn) == CONNECTION_BAD)
+		connection_failed(conn);
+	poll_connection(conn);
+	set_session(conn);
+	return conn;
+}
+
+/* ---------- queries ---------- */
+
+void
+leader_raise(PGconn *conn, PGresult *res)
+{
+	const char *state = PQresultErrorField(res, PG_DIAG_SQLSTATE);
+	const char *primary = PQresultErrorField(res, PG_DIAG_MESSAGE_PRIMARY);
+	const char *detail = PQresultErrorField(res, PG_DIAG_MESSAGE_DETAIL);
+	const char *hint = PQresultErrorField(res, PG_DIAG_MESSAGE_HINT);
+	int			sqlstate = state != NULL ?
+		MAKE_SQLSTATE(state[0], state[1], state[2], state[3], state[4]) :
+		ERRCODE_CONNECTION_FAILURE;
+	char	   *message = pstrdup(primary != NULL ? primary : pchomp(PQerrorMessage(conn)));
+
+	detail = detail != NULL ? pstrdup(detail) : NULL;
+	hint = hint != NULL ? pstrdup(hint) : NULL;
+	PQclear(res);
+	ereport(ERROR,
+			(errcode(sqlstate),
+			 errmsg("the leader reported: %s", message),
+			 detail != NULL ? errdetail_internal("%s", detail) : 0,
+			 hint != NULL ? errhint("%s", hint) : 0));
+	pg_unreachable();
+}
+
+static void
+connection_lost(PGconn *conn)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_CONNECTION_FAILURE),
+			 errmsg("the connection to the leader was lost"),
+			 errdetail_internal("%s", pchomp(PQerrorMessage(conn)))));
+}
+
+/* The last result of the query under way. */
+static PGresult *
+wait_for_result(PGconn *conn)
+{
+	PGresult   *last = NULL;
+
+	for (;;)
+	{
+		PGresult   *res;
+
+		while (PQisBusy(conn))
+		{
+			(void) wait_for_socket(conn, WL_SOCKET_READABLE, -1);
+			if (!PQconsumeInput(conn))
+			{
+				PQclear(last);
+				connection_lost(conn);
+			}
+		}
+		res = PQgetResult(conn);
+		if (res == NULL)
+			return last;
+		PQclear(last);
+		last = res;
+		if (PQresultStatus(last) == PGRES_COPY_OUT || PQresultStatus(last) == PGRES_COPY_BOTH)
+			return last;
+	}
+}
+
+PGresult *
+leader_query(PGconn *conn, const char *query, int nparams, const char *const *params)
+{
+	PGresult   *res;
+	int			sent = nparams > 0 ?
+		PQsendQueryParams(conn, query, nparams, NULL, params, NULL, NULL, 0) :
+		PQsendQuery(conn, query);
+
+	if (!sent)
+		connection_lost(conn);
+	res = wait_for_result(conn);
+	switch (PQresultStatus(res))
+	{
+		case PGRES_COMMAND_OK:
+		case PGRES_TUPLES_OK:
+		case PGRES_COPY_OUT:
+		case PGRES_COPY_BOTH:
+			return res;
+		default:
+			leader_raise(conn, res);
+	}
+}
+
+char *
+leader_query_value(PGconn *conn, const char *query, int nparams, const char *const *params)
+{
+	PGresult   *res = leader_query(conn, query, nparams, params);
+	char	   *value = NULL;
+
+	if (PQntuples(res) > 0 && !PQgetisnull(res, 0, 0))
+		value = pstrdup(PQgetvalue(res, 0, 0));
+	PQclear(res);
+	return value;
+}
+
+/* ---------- connection strings ---------- */
+
+static bool
+is_secret(const PQconninfoOption *option)
+{
+	return strchr(option->dispchar, '*') != NULL || strcmp(option->keyword, "sslpassword") == 0;
+}
+
+char *
+conninfo_without_password(const char *conninfo)
+{
+	char	   *error = NULL;
+	PQconninfoOption *options = PQconninfoParse(conninfo, &error);
+	StringInfoData result;
+
+	initStringInfo(&result);
+	if (options == NULL)
+		return result.data;
+	for (PQconninfoOption *option = options; option->keyword != NULL; option++)
+	{
+		if (option->val == NULL || is_secret(option))
+			continue;
+		appendStringInfo(&result, "%s%s=", result.len > 0 ? " " : "", option->keyword);
+		if (strpbrk(option->val, " '\\") == NULL && option->val[0] != '\0')
+			appendStringInfoString(&result, option->val);
+		else
+		{
+			appendStringInfoChar(&result, '\'');
+			for (const char *p = option->val; *p != '\0'; p++)
+			{
+				if (*p == '\'' || *p == '\\')
+					appendStringInfoChar(&result, '\\');
+				appendStringInfoChar(&result, *p);
+			}
+			appendStringInfoChar(&result, '\'');
+		}
+	}
+	PQconninfoFree(options);
+	return result.data;
+}

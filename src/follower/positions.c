@@ -1,0 +1,174 @@
+/*
+ * positions.c
+ *		How far a followed stream is: writing and reading its record.
+ *
+ * The follower's worker is the only writer of a record (FollowedStream in
+ * shmem.h); each setter stores under the record's spinlock and then wakes
+ * whoever waits on "changed".  Views and waits read nothing else.
+ *
+ * Freshness.  A proof (AsOf) says: every transaction acknowledged on the leader
+ * before boot_us is visible to a snapshot that sees the local transaction xid
+ * finished.  The worker commits its transactions one after the other, so a
+ * snapshot that sees one sees all before it, and the newest proof whose xid the
+ * snapshot sees gives the snapshot's staleness.
+ */
+#include "postgres.h"
+
+#include "access/transam.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "follower/follower.h"
+
+/* ---------- setters ---------- */
+
+void
+positions_received(FollowedStream *stream, XLogRecPtr received, XLogRecPtr leader_lsn,
+				   uint64 leader_seq)
+{
+	SpinLockAcquire(&stream->mutex);
+	stream->received_lsn = Max(stream->received_lsn, received);
+	stream->leader_lsn = Max(stream->leader_lsn, leader_lsn);
+	stream->leader_seq = leader_seq;
+	SpinLockRelease(&stream->mutex);
+}
+
+void
+positions_applied(FollowedStream *stream, XLogRecPtr applied, uint64 seq, uint64 transactions)
+{
+	TimestampTz now = transactions > 0 ? GetCurrentTimestamp() : 0;
+
+	SpinLockAcquire(&stream->mutex);
+	stream->applied_lsn = applied;
+	stream->received_lsn = Max(stream->received_lsn, applied);
+	stream->leader_lsn = Max(stream->leader_lsn, applied);
+	stream->applied_seq = seq;
+	stream->applied_transactions += transactions;
+	if (transactions > 0)
+		stream->last_applied_at = now;
+	SpinLockRelease(&stream->mutex);
+	ConditionVariableBroadcast(&stream->changed);
+}
+
+void
+positions_durable(FollowedStream *stream, XLogRecPtr durable)
+{
+	SpinLockAcquire(&stream->mutex);
+	stream->durable_lsn = durable;
+	SpinLockRelease(&stream->mutex);
+	ConditionVariableBroadcast(&stream->changed);
+}
+
+void
+positions_state(FollowedStream *stream, FollowState state)
+{
+	SpinLockAcquire(&stream->mutex);
+	stream->state = state;
+	SpinLockRelease(&stream->mutex);
+	ConditionVariableBroadcast(&stream->changed);
+}
+
+void
+positions_as_of(FollowedStream *stream, int64 boot_us, uint64 xid)
+{
+	SpinLockAcquire(&stream->mutex);
+	stream->as_of[stream->as_of_next % AS_OF_RING] = (AsOf)
+	{
+		.boot_us = boot_us, .xid = xid
+	};
+	stream->as_of_next++;
+	SpinLockRelease(&stream->mutex);
+	ConditionVariableBroadcast(&stream->changed);
+}
+
+/* ---------- readers ---------- */
+
+void
+positions_read(FollowedStream *stream, PositionsCopy *copy)
+{
+	SpinLockAcquire(&stream->mutex);
+	copy->state = stream->state;
+	copy->received_lsn = stream->received_lsn;
+	copy->applied_lsn = stream->applied_lsn;
+	copy->durable_lsn = stream->durable_lsn;
+	copy->leader_lsn = stream->leader_lsn;
+	copy->leader_seq = stream->leader_seq;
+	copy->applied_seq = stream->applied_seq;
+	copy->applied_transactions = stream->applied_transactions;
+	copy->last_applied_at = stream->last_applied_at;
+	SpinLockRelease(&stream->mutex);
+}
+
+/* Copy the proofs, oldest first; returns their number. */
+static int
+copy_proofs(FollowedStream *stream, AsOf *proofs)
+{
+	int			count;
+
+	SpinLockAcquire(&stream->mutex);
+	count = Min(stream->as_of_next, AS_OF_RING);
+	for (int i = 0; i < count; i++)
+		proofs[i] = stream->as_of[(stream->as_of_next - count + i) % AS_OF_RING];
+	SpinLockRelease(&stream->mutex);
+	return count;
+}
+
+/* Does the snapshot see that local transaction as finished? */
+static bool
+sees_finished(Snapshot snapshot, uint64 full_xid)
+{
+	TransactionId xid = (TransactionId) full_xid;
+
+	if (full_xid == 0 || snapshot == NULL)
+		return true;
+	if (TransactionIdPrecedes(xid, snapshot->xmin))
+		return true;
+	if (TransactionIdFollowsOrEquals(xid, snapshot->xmax))
+		return false;
+	return !XidInMVCCSnapshot(xid, snapshot);
+}
+
+int64
+positions_proven_boot(FollowedStream *stream, Snapshot snapshot)
+{
+	AsOf		proofs[AS_OF_RING];
+	int			count = copy_proofs(stream, proofs);
+
+	for (int i = count - 1; i >= 0; i--)
+	{
+		if (sees_finished(snapshot, proofs[i].xid))
+			return proofs[i].boot_us;
+	}
+	return -1;
+}
+
+int64
+positions_staleness(FollowedStream *stream, Snapshot snapshot)
+{
+	int64		boot_us = positions_proven_boot(stream, snapshot);
+
+	return boot_us < 0 ? -1 : fanout_boottime_us() - boot_us;
+}
+
+const char *
+follow_state_name(FollowState state)
+{
+	switch (state)
+	{
+		case FOLLOW_STARTING:
+			return "starting";
+		case FOLLOW_COPYING:
+			return "copying";
+		case FOLLOW_CATCHING_UP:
+			return "catching up";
+		case FOLLOW_STREAMING:
+			return "streaming";
+		case FOLLOW_PAUSED:
+			return "paused";
+		case FOLLOW_FAILED:
+			return "failed";
+		case FOLLOW_LOST:
+			return "lost";
+	}
+	return "unknown";
+}

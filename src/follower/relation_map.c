@@ -1,0 +1,314 @@
+/*
+ * relation_map.c
+ *		Which local table a relation of the leader is applied to, and how its
+ *		columns map.
+ *
+ * An entry is made by the leader's description (FRAME_RELATION) and mapped to a
+ * local table by its schema and name, when a change for it comes first.  The
+ * mapping is made again when either side's definition changes: a different
+ * description, or an invalidation of the local table.
+ *
+ * Tables that a stream replicates into have a row in fanout.followed_table.  A
+ * table that has none yet, made by hand after the first copy, gets one here, so
+ * that the guard covers it.
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/table.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_class.h"
+#include "nodes/makefuncs.h"
+#include "utils/hsearch.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/relcache.h"
+
+#include "follower/apply_internal.h"
+
+static HTAB *relations = NULL;
+static MemoryContext relations_context = NULL;
+static int32 followed_id;
+static List *tables;			/* of FollowedTable, as of relation_map_init() */
+
+/* ---------- the table ---------- */
+
+static void
+invalidate_relation(Datum arg, Oid relid)
+{
+	HASH_SEQ_STATUS status;
+	ApplyRelation *relation;
+
+	if (relations == NULL)
+		return;
+	hash_seq_init(&status, relations);
+	while ((relation = hash_seq_search(&status)) != NULL)
+	{
+		if (!OidIsValid(relid) || relation->relid == relid)
+			relation->mapped = false;
+	}
+}
+
+void
+relation_map_init(const FollowedRow *row)
+{
+	HASHCTL		ctl = {.keysize = sizeof(Oid), .entrysize = sizeof(ApplyRelation)};
+	static bool registered = false;
+
+	if (relations_context != NULL)
+		MemoryContextDelete(relations_context);
+	relations_context = AllocSetContextCreate(TopMemoryContext, "pg_fanout relations",
+											  ALLOCSET_DEFAULT_SIZES);
+	ctl.hcxt = relations_context;
+	relations = hash_create("pg_fanout relations", 128, &ctl,
+							HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	if (!registered)
+		CacheRegisterRelcacheCallback(invalidate_relation, (Datum) 0);
+	registered = true;
+
+	followed_id = row->id;
+	MemoryContextSwitchTo(relations_context);
+	tables = followed_tables(followed_id);
+}
+
+void
+relation_map_describe(const char *payload, Size len)
+{
+	MemoryContext context = AllocSetContextCreate(relations_context, "pg_fanout relation",
+												  ALLOCSET_SMALL_SIZES);
+	MemoryContext oldcontext = MemoryContextSwitchTo(context);
+	RelationDesc *desc = relation_desc_decode(payload, len);
+	bool		found;
+	ApplyRelation *relation = hash_search(relations, &desc->relid, HASH_ENTER, &found);
+
+	if (found && relation->raw_len == len && memcmp(relation->raw, payload, len) == 0)
+	{
+		MemoryContextSwitchTo(oldcontext);
+		MemoryContextDelete(context);
+		return;
+	}
+	if (!found)
+		memset((char *) relation + sizeof(Oid), 0, sizeof(ApplyRelation) - sizeof(Oid));
+	else if (relation->rel != NULL)
+		group_close_relations();
+	if (relation->desc_context != NULL)
+		MemoryContextDelete(relation->desc_context);
+	relation->desc_context = context;
+	relation->desc = desc;
+	relation->raw = memcpy(palloc(Max(len, 1)), payload, len);
+	relation->raw_len = len;
+	relation->mapped = false;
+	MemoryContextSwitchTo(oldcontext);
+}
+
+const RelationDesc *
+relation_map_desc(void *arg, Oid leader_relid)
+{
+	ApplyRelation *relation = hash_search(relations, &leader_relid, HASH_FIND, NULL);
+
+	return relation == NULL ? NULL : relation->desc;
+}
+
+/* ---------- mapping ---------- */
+
+static void
+map_columns(ApplyRelation *relation, Relation rel)
+{
+	TupleDesc	tupdesc = RelationGetDescr(rel);
+	int			mapped = 0;
+	int			live = 0;
+
+	relation->inputs = palloc0(sizeof(ColumnInput) * Max(relation->desc->natts, 1));
+	for (int i = 0; i < relation->desc->natts; i++)
+	{
+		const ColumnDesc *column = &relation->desc->columns[i];
+		AttrNumber	attnum = get_attnum(RelationGetRelid(rel), column->name);
+
+		if (attnum <= 0 || TupleDescAttr(tupdesc, attnum - 1)->attgenerated)
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_COLUMN),
+					 errmsg("column \"%s\" of relation \"%s.%s\" does not exist on this follower",
+							column->name, relation->desc->nspname, relation->desc->relname)));
+		column_input_init(&relation->inputs[i], column, TupleDescAttr(tupdesc, attnum - 1));
+		mapped++;
+	}
+	for (int i = 0; i < tupdesc->natts; i++)
+	{
+		Form_pg_attribute attr = TupleDescAttr(tupdesc, i);
+
+		live += attr->attisdropped || attr->attgenerated ? 0 : 1;
+	}
+	relation->has_extra = live > mapped;
+}
+
+/* Does the leader send that local column, as part of its key if keys_only? */
+static bool
+is_sent(const ApplyRelation *relation, AttrNumber attnum)
+{
+	bool		keys_only = relation->desc->replident != REPLICA_IDENTITY_FULL;
+
+	for (int i = 0; i < relation->desc->natts; i++)
+	{
+		if (relation->inputs[i].attnum == attnum)
+			return !keys_only || relation->desc->columns[i].is_key;
+	}
+	return false;
+}
+
+static bool
+index_is_usable(const ApplyRelation *relation, Oid index_oid)
+{
+	Relation	index = index_open(index_oid, AccessShareLock);
+	Form_pg_index form = index->rd_index;
+	bool		usable = form->indisunique && form->indimmediate && form->indisvalid &&
+		RelationGetIndexPredicate(index) == NIL && RelationGetIndexExpressions(index) == NIL;
+
+	for (int i = 0; i < form->indnkeyatts && usable; i++)
+		usable = is_sent(relation, form->indkey.values[i]);
+	index_close(index, AccessShareLock);
+	return usable;
+}
+
+/* The index by which rows are found: the identity, the key, or any other that will do. */
+static Oid
+choose_index(const ApplyRelation *relation, Relation rel)
+{
+	Oid			identity = RelationGetReplicaIndex(rel);
+	Oid			primary = RelationGetPrimaryKeyIndex(rel);
+	ListCell   *lc;
+
+	if (OidIsValid(identity) && index_is_usable(relation, identity))
+		return identity;
+	if (OidIsValid(primary) && index_is_usable(relation, primary))
+		return primary;
+	if (relation->desc->replident == REPLICA_IDENTITY_FULL)
+		return InvalidOid;		/* other unique keys may be NULL */
+	foreach(lc, RelationGetIndexList(rel))
+	{
+		if (index_is_usable(relation, lfirst_oid(lc)))
+			return lfirst_oid(lc);
+	}
+	return InvalidOid;
+}
+
+static FollowedTable *
+find_table(Oid relid)
+{
+	ListCell   *lc;
+
+	foreach(lc, tables)
+	{
+		if (((FollowedTable *) lfirst(lc))->relid == relid)
+			return lfirst(lc);
+	}
+	return NULL;
+}
+
+static void
+add_table(const ApplyRelation *relation)
+{
+	MemoryContext oldcontext = MemoryContextSwitchTo(relations_context);
+	FollowedTable *table = palloc0(sizeof(FollowedTable));
+
+	table->relid = relation->relid;
+	table->nspname = pstrdup(relation->desc->nspname);
+	table->relname = pstrdup(relation->desc->relname);
+	table->state = TABLE_COPIED;
+	tables = lappend(tables, table);
+	followed_table_put(followed_id, table);
+	followed_tables_changed();
+	MemoryContextSwitchTo(oldcontext);
+}
+
+static void
+map_relation(ApplyRelation *relation)
+{
+	RangeVar   *name = makeRangeVar(relation->desc->nspname, relation->desc->relname, -1);
+	Relation	rel;
+	FollowedTable *table;
+	MemoryContext oldcontext;
+
+	relation->relid = RangeVarGetRelid(name, RowExclusiveLock, true);
+	if (!OidIsValid(relation->relid))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("relation \"%s.%s\" does not exist on this follower",
+						relation->desc->nspname, relation->desc->relname)));
+	rel = table_open(relation->relid, NoLock);
+	if (rel->rd_rel->relkind != RELKIND_RELATION)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("cannot replicate into relation \"%s.%s\"",
+						relation->desc->nspname, relation->desc->relname),
+				 errdetail("It is not an ordinary table on this follower.")));
+
+	if (relation->map_context == NULL)
+		relation->map_context = AllocSetContextCreate(relations_context, "pg_fanout mapping",
+													  ALLOCSET_SMALL_SIZES);
+	MemoryContextReset(relation->map_context);
+	oldcontext = MemoryContextSwitchTo(relation->map_context);
+	map_columns(relation, rel);
+	relation->find_index = choose_index(relation, rel);
+	MemoryContextSwitchTo(oldcontext);
+
+	table = find_table(relation->relid);
+	if (table == NULL)
+		add_table(relation);
+	else
+	{
+		relation->filter_snapshot = table->filter_snapshot;
+		relation->filter_until = table->filter_until;
+	}
+	table_close(rel, NoLock);
+	relation->mapped = true;
+}
+
+ApplyRelation *
+relation_map_get(Oid leader_relid)
+{
+	ApplyRelation *relation = hash_search(relations, &leader_relid, HASH_FIND, NULL);
+
+	if (relation == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("the leader sent a change of a relation that it never described")));
+	while (!relation->mapped)
+		map_relation(relation);
+	return relation;
+}
+
+/* ---------- the filter of a copy ---------- */
+
+/* Was it visible in the snapshot "xmin:xmax:xip,xip,..."? */
+static bool
+visible_in(const char *snapshot, uint64 xid)
+{
+	char	   *pos;
+	uint64		xmin = strtou64(snapshot, &pos, 10);
+	uint64		xmax = strtou64(pos + 1, &pos, 10);
+
+	if (xid < xmin || xid >= xmax)
+		return xid < xmin;
+	while (*pos != '\0' && pos[1] != '\0')
+	{
+		if (strtou64(pos + 1, &pos, 10) == xid)
+			return false;
+	}
+	return true;
+}
+
+bool
+relation_wants(ApplyRelation *relation, const LogTxn *txn)
+{
+	if (relation->filter_snapshot == NULL)
+		return true;
+	if (txn->commit_lsn >= relation->filter_until)
+	{
+		/* The copy saw nothing that committed so late, nor later. */
+		relation->filter_snapshot = NULL;
+		return true;
+	}
+	return !visible_in(relation->filter_snapshot, txn->xid);
+}

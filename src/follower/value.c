@@ -1,0 +1,159 @@
+/*
+ * value.c
+ *		A value of the leader as a datum of a local column.
+ *
+ * Where the column has the leader's type, a value is taken as it comes (fixed
+ * width, text and the like) or goes through the type's receive function.
+ * Where it has another, or another type modifier, the value takes the way
+ * through text: the output function of the leader's type and the input function
+ * of the local one, which then checks what it has to.
+ *
+ * The bytes come from another server: nothing here trusts them.
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "lib/stringinfo.h"
+#include "mb/pg_wchar.h"
+#include "utils/lsyscache.h"
+
+#include "follower/apply_internal.h"
+
+void
+column_input_init(ColumnInput *input, const ColumnDesc *column, Form_pg_attribute attr)
+{
+	Oid			function;
+	bool		varlena;
+
+	input->attnum = attr->attnum;
+	input->typmod = attr->atttypmod;
+	input->leader_type = column->typid;
+	input->direct = column->form != COLUMN_TEXT && attr->atttypid == column->typid &&
+		(attr->atttypmod == -1 || attr->atttypmod == column->typmod);
+
+	getTypeInputInfo(attr->atttypid, &function, &input->input_ioparam);
+	fmgr_info(function, &input->input);
+	if (column->form == COLUMN_TEXT)
+		return;
+
+	if (!OidIsValid(column->typid))
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("the leader sent column \"%s\" in a form that needs its type, but not the type",
+						column->name)));
+	get_typlenbyval(column->typid, &input->typlen, &input->typbyval);
+	if (column->form == COLUMN_SEND)
+	{
+		getTypeBinaryInputInfo(column->typid, &function, &input->receive_ioparam);
+		fmgr_info(function, &input->receive);
+	}
+	if (!input->direct)
+	{
+		getTypeOutputInfo(column->typid, &function, &varlena);
+		fmgr_info(function, &input->output);
+	}
+}
+
+static Datum
+fixed_value(ColumnInput *input, const ColumnValue *value)
+{
+	char	   *copy;
+
+	if (value->len != input->typlen)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("a value of the leader has the wrong size")));
+	column_fixed_check(input->leader_type, value->data);
+	if (input->typbyval)
+	{
+		Datum		datum = 0;
+
+		switch (value->len)
+		{
+			case 1:
+				return CharGetDatum(*value->data);
+			case 2:
+				{
+					int16		v;
+
+					memcpy(&v, value->data, sizeof(v));
+					return Int16GetDatum(v);
+				}
+			case 4:
+				{
+					int32		v;
+
+					memcpy(&v, value->data, sizeof(v));
+					return Int32GetDatum(v);
+				}
+			default:
+				memcpy(&datum, value->data, Min(value->len, sizeof(datum)));
+				return datum;
+		}
+	}
+	copy = palloc(value->len);
+	memcpy(copy, value->data, value->len);
+	return PointerGetDatum(copy);
+}
+
+static Datum
+varlena_value(ColumnInput *input, const ColumnValue *value)
+{
+	struct varlena *result;
+
+	if (input->leader_type != BYTEAOID)
+		(void) pg_verify_mbstr(GetDatabaseEncoding(), value->data, value->len, false);
+	result = palloc(value->len + VARHDRSZ);
+	SET_VARSIZE(result, value->len + VARHDRSZ);
+	memcpy(VARDATA(result), value->data, value->len);
+	return PointerGetDatum(result);
+}
+
+static Datum
+received_value(ColumnInput *input, const ColumnValue *value)
+{
+	StringInfoData buf;
+	Datum		result;
+
+	/* Receive functions may rely on the terminating zero of a StringInfo. */
+	initStringInfo(&buf);
+	appendBinaryStringInfo(&buf, value->data, value->len);
+	result = ReceiveFunctionCall(&input->receive, &buf, input->receive_ioparam,
+								 input->direct ? input->typmod : -1);
+	if (buf.cursor != buf.len)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_BINARY_REPRESENTATION),
+				 errmsg("incorrect binary data format in a value of the leader")));
+	return result;
+}
+
+static Datum
+leader_value(ColumnInput *input, const ColumnDesc *column, const ColumnValue *value)
+{
+	switch (column->form)
+	{
+		case COLUMN_FIXED:
+			return fixed_value(input, value);
+		case COLUMN_VARLENA:
+			return varlena_value(input, value);
+		default:
+			return received_value(input, value);
+	}
+}
+
+Datum
+column_input_value(ColumnInput *input, const ColumnDesc *column, const ColumnValue *value)
+{
+	char	   *text;
+
+	if (input->direct)
+		return leader_value(input, column, value);
+	if (column->form == COLUMN_TEXT)
+	{
+		text = pnstrdup(value->data, value->len);
+		(void) pg_verify_mbstr(GetDatabaseEncoding(), text, value->len, false);
+	}
+	else
+		text = OutputFunctionCall(&input->output, leader_value(input, column, value));
+	return InputFunctionCall(&input->input, text, input->input_ioparam, input->typmod);
+}

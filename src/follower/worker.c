@@ -1,0 +1,303 @@
+/*
+ * worker.c
+ *		The follower's worker: one background process per followed stream.
+ *
+ * In turn: wait while paused; whatever is left of the initial copy (copy.c);
+ * then receive and apply (receiver.c) until an error or a request ends it.  A
+ * request (pause, resume, resync) is a change of the stream's row that raises
+ * "reread" in its record and sets the worker's latch.
+ *
+ * An error ends the process; it is kept for the views, and the launcher starts
+ * another one after a pause.  A worker that finds no row removes what is left of
+ * the stream: origin, hint and record.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_authid.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/interrupt.h"
+#include "replication/origin.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "storage/lmgr.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+
+#include "compat.h"
+#include "follower/follower.h"
+#include "launcher.h"
+#include "wire/message.h"
+
+static FollowedStream *my_stream = NULL;
+static MemoryContext worker_context;
+
+/* ---------- start ---------- */
+
+static void
+worker_gone(int code, Datum arg)
+{
+	if (my_stream != NULL)
+		worker_info_stopped(&my_stream->mutex, &my_stream->worker);
+}
+
+/* What every process that writes to replicated tables needs. */
+void
+follower_session_init(void)
+{
+	static const char *const settings[][2] = {
+		{"session_replication_role", "replica"},
+		{"search_path", ""},
+		{"DateStyle", "ISO, YMD"},
+		{"IntervalStyle", "postgres"},
+		{"synchronous_commit", "off"},
+		{"default_transaction_isolation", "read committed"},
+		{"default_transaction_read_only", "off"},
+		{"statement_timeout", "0"},
+		{"lock_timeout", "0"},
+		{"idle_in_transaction_session_timeout", "0"},
+		{"row_security", "off"},
+		{"check_function_bodies", "off"},
+	};
+
+	for (int i = 0; i < lengthof(settings); i++)
+		SetConfigOption(settings[i][0], settings[i][1], PGC_SUSET, PGC_S_OVERRIDE);
+	guard_allow_this_process();
+}
+
+/* The row, in the worker's memory; NULL: none. */
+static FollowedRow *
+read_row(int32 id)
+{
+	FollowedRow *row = NULL;
+
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	if (OidIsValid(get_relname_relid("followed_stream",
+									 get_namespace_oid(FANOUT_SCHEMA, true))))
+	{
+		MemoryContextSwitchTo(worker_context);
+		row = followed_row_by_id(id);
+	}
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(worker_context);
+	return row;
+}
+
+/* A transaction that is still open may have inserted the row: wait for it. */
+static void
+wait_for_writers(void)
+{
+	Oid			relid;
+
+	StartTransactionCommand();
+	relid = get_relname_relid("followed_stream", get_namespace_oid(FANOUT_SCHEMA, true));
+	if (OidIsValid(relid))
+		LockRelationOid(relid, ShareLock);
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(worker_context);
+}
+
+static void
+forget_stream(const Hint *hint)
+{
+	FollowedStream *stream = my_stream;
+	char		origin[NAMEDATALEN];
+
+	followed_origin_name(origin, hint->dboid, hint->id);
+	StartTransactionCommand();
+	replorigin_drop_by_name(origin, true, false);
+	CommitTransactionCommand();
+	hint_remove(HINT_FOLLOWED, hint->dboid, hint->id);
+
+	/* From here on the record may be another stream's. */
+	worker_info_stopped(&stream->mutex, &stream->worker);
+	my_stream = NULL;
+	followed_stream_release(stream);
+}
+
+static void
+fill_record(const FollowedRow *row)
+{
+	char	   *leader = conninfo_without_password(row->conninfo);
+
+	SpinLockAcquire(&my_stream->mutex);
+	my_stream->stream = row->stream;
+	my_stream->follower = row->follower;
+	strlcpy(my_stream->leader, leader, sizeof(my_stream->leader));
+	my_stream->leader_system = row->leader_system;
+	my_stream->leader_dboid = row->leader_database;
+	SpinLockRelease(&my_stream->mutex);
+	pfree(leader);
+}
+
+/* ---------- work ---------- */
+
+static void
+setup_origin(const FollowedRow *row)
+{
+	char		name[NAMEDATALEN];
+	RepOriginId node;
+
+	if (replorigin_session_origin != InvalidRepOriginId)
+		return;
+	followed_origin_name(name, MyDatabaseId, row->id);
+	StartTransactionCommand();
+	node = replorigin_by_name(name, true);
+	if (node == InvalidRepOriginId)
+		node = replorigin_create(name);
+	replorigin_session_setup(node);
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(worker_context);
+	replorigin_session_origin = node;
+}
+
+static void
+release_origin(void)
+{
+	if (replorigin_session_origin == InvalidRepOriginId)
+		return;
+	replorigin_session_reset();
+	replorigin_session_origin = InvalidRepOriginId;
+	replorigin_session_origin_lsn = InvalidXLogRecPtr;
+	replorigin_session_origin_timestamp = 0;
+}
+
+static void
+wait_while_paused(void)
+{
+	positions_state(my_stream, FOLLOW_PAUSED);
+	pgstat_report_activity(STATE_IDLE, "paused");
+	while (pg_atomic_read_u32(&my_stream->reread) == 0)
+	{
+		CHECK_FOR_INTERRUPTS();
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_EXIT_ON_PM_DEATH, -1, PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+	}
+}
+
+static void
+stream(FollowedRow *row)
+{
+	char	   *activity = psprintf("following stream \"%s\"", NameStr(row->stream));
+
+	pgstat_report_activity(STATE_RUNNING, activity);
+	setup_origin(row);
+	apply_start(my_stream, row);
+	positions_state(my_stream, FOLLOW_CATCHING_UP);
+	positions_applied(my_stream, apply_last_lsn(), 0, 0);
+	receive_and_apply(my_stream, row);
+}
+
+/* One round: until the row must be read again. */
+static void
+work(FollowedRow *row)
+{
+	if (row->paused)
+		wait_while_paused();
+	else if (strcmp(row->copy_state, COPY_DONE) != 0)
+	{
+		release_origin();
+		positions_state(my_stream, FOLLOW_COPYING);
+		initial_copy(my_stream, row);
+	}
+	else
+		stream(row);
+}
+
+/* ---------- errors ---------- */
+
+/*
+ * Keep the error for the views.  The leader's word that our position is gone has the
+ * tables copied again by the next worker.
+ */
+static void
+keep_error(int32 id)
+{
+	ErrorData  *error;
+	StringInfoData text;
+
+	MemoryContextSwitchTo(TopMemoryContext);
+	error = CopyErrorData();
+	initStringInfo(&text);
+	appendStringInfoString(&text, error->message ? error->message : "unknown error");
+	if (error->detail)
+		appendStringInfo(&text, ": %s", error->detail);
+	if (error->context)
+		appendStringInfo(&text, " (%s)", error->context);
+	worker_info_error(&my_stream->mutex, &my_stream->worker, text.data);
+	positions_state(my_stream, error->sqlerrcode == FANOUT_ERRCODE_LOST ? FOLLOW_LOST
+					: FOLLOW_FAILED);
+
+	if (error->sqlerrcode == FANOUT_ERRCODE_LOST)
+	{
+		EmitErrorReport();
+		FlushErrorState();
+		AbortOutOfAnyTransaction();
+		StartTransactionCommand();
+		PushActiveSnapshot(GetTransactionSnapshot());
+		schedule_copy(id, InvalidOid);
+		PopActiveSnapshot();
+		CommitTransactionCommand();
+		proc_exit(1);
+	}
+}
+
+static void
+follow_stream(const Hint *hint)
+{
+	for (;;)
+	{
+		FollowedRow *row;
+
+		CHECK_FOR_INTERRUPTS();
+		pg_atomic_write_u32(&my_stream->reread, 0);
+		MemoryContextReset(worker_context);
+		row = read_row(hint->id);
+		if (row == NULL)
+		{
+			wait_for_writers();
+			row = read_row(hint->id);
+		}
+		if (row == NULL)
+		{
+			release_origin();
+			forget_stream(hint);
+			return;
+		}
+		fill_record(row);
+		work(row);
+	}
+}
+
+void
+fanout_follower_main(Datum arg)
+{
+	Hint		hint = worker_start();
+
+	worker_context = AllocSetContextCreate(TopMemoryContext, "pg_fanout follower",
+										   ALLOCSET_DEFAULT_SIZES);
+	MemoryContextSwitchTo(worker_context);
+	my_stream = followed_stream_claim(hint.dboid, hint.id);
+	before_shmem_exit(worker_gone, (Datum) 0);
+	worker_info_started(&my_stream->mutex, &my_stream->worker);
+	follower_session_init();
+
+	PG_TRY();
+	{
+		follow_stream(&hint);
+	}
+	PG_CATCH();
+	{
+		if (my_stream != NULL)
+			keep_error(hint.id);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	proc_exit(0);
+}
