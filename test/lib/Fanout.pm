@@ -1,0 +1,156 @@
+# Clusters, followers and comparisons that the TAP tests share.
+package Fanout;
+
+use strict;
+use warnings FATAL => 'all';
+
+use Exporter 'import';
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(sleep time);
+
+our @EXPORT = qw(new_server new_leader new_follower follow conninfo wait_for_copy
+  wait_for_catchup wait_until same_data checksums worker_pid);
+
+# A running server with the library loaded; settings are lines of postgresql.conf.
+sub new_server
+{
+	my ($name, @settings) = @_;
+	my $node = PostgreSQL::Test::Cluster->new($name);
+	$node->init(allows_streaming => 'logical');
+	$node->append_conf('postgresql.conf', join("\n",
+			"shared_preload_libraries = 'pg_fanout'",
+			'max_worker_processes = 16', 'restart_after_crash = on',
+			'log_min_messages = info', @settings)
+		  . "\n");
+	$node->start;
+	return $node;
+}
+
+# A server whose database postgres leads stream "app" (all tables).
+sub new_leader
+{
+	my ($name, @settings) = @_;
+	my $node = new_server($name, @settings);
+	$node->safe_psql('postgres', q{CREATE EXTENSION pg_fanout;
+		SELECT fanout.create_stream('app')});
+	return $node;
+}
+
+sub new_follower
+{
+	my ($name, @settings) = @_;
+	my $node = new_server($name, @settings);
+	$node->safe_psql('postgres', 'CREATE EXTENSION pg_fanout');
+	return $node;
+}
+
+sub conninfo
+{
+	my ($leader) = @_;
+	return $leader->connstr('postgres');
+}
+
+# Follow stream "app" as a follower of the server's name.
+sub follow
+{
+	my ($follower, $leader, $options) = @_;
+	my $conninfo = conninfo($leader);
+	$conninfo =~ s/'/''/g;
+	my $name = $follower->name;
+	$options = defined $options ? ", $options" : '';
+	return $follower->safe_psql('postgres',
+		"SELECT fanout.follow('app', '$conninfo', follower => '$name'$options)");
+}
+
+# Call until it returns something true or the time is over; returns that.  Errors
+# (a server that restarts) count as false.
+sub wait_until
+{
+	my ($what, $condition, $timeout) = @_;
+	my $end = time() + ($timeout // $PostgreSQL::Test::Utils::timeout_default);
+	while (1)
+	{
+		my $result = eval { $condition->() };
+		return $result if $result;
+		die "timed out waiting for $what" if time() > $end;
+		sleep 0.1;
+	}
+}
+
+# The single value of a query; undef when it fails.
+sub try_value
+{
+	my ($node, $query) = @_;
+	my ($rc, $out) = $node->psql('postgres', $query, timeout => 60);
+	return defined $rc && $rc == 0 ? $out : undef;
+}
+
+sub wait_for_copy
+{
+	my ($follower, $timeout) = @_;
+	wait_until($follower->name . ' to be copied',
+		sub {
+			(try_value($follower,
+					"SELECT state = 'streaming' FROM fanout.staleness WHERE stream = 'app'") // '') eq 't';
+		}, $timeout);
+	return;
+}
+
+# Until the followers have applied all that the leader has committed by now.
+sub wait_for_catchup
+{
+	my ($leader, @followers) = @_;
+	my $lsn;
+	wait_until('the leader to answer', sub { $lsn = try_value($leader, 'SELECT fanout.flush_wal()') });
+	for my $follower (@followers)
+	{
+		wait_until($follower->name . " to reach $lsn",
+			sub {
+				(try_value($follower,
+						"SELECT applied_lsn >= '$lsn' FROM fanout.staleness WHERE stream = 'app'") // '') eq 't';
+			});
+	}
+	return;
+}
+
+# Count and checksum of every row of every user table, by name.
+sub checksums
+{
+	my ($node) = @_;
+	my $tables = $node->safe_psql('postgres', q{
+		SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c
+		JOIN pg_namespace n ON n.oid = c.relnamespace
+		WHERE c.relkind = 'r' AND c.relpersistence = 'p'
+		  AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'fanout') ORDER BY 1});
+	my %sums;
+	for my $table (split /\n/, $tables)
+	{
+		$sums{$table} = $node->safe_psql('postgres', qq{
+			SELECT count(*), sum(hashtextextended(t::text, 0)::numeric) FROM $table t});
+	}
+	return \%sums;
+}
+
+# Are all followers equal to the leader, table by table?
+sub same_data
+{
+	my ($what, $leader, @followers) = @_;
+	my $expected = checksums($leader);
+	for my $follower (@followers)
+	{
+		is_deeply(checksums($follower), $expected, "$what: " . $follower->name . ' equals the leader');
+	}
+	return;
+}
+
+# The process of the follower's worker; undef when it does not run.
+sub worker_pid
+{
+	my ($follower) = @_;
+	return try_value($follower,
+		"SELECT pid FROM pg_stat_activity WHERE backend_type = 'pg_fanout follower'");
+}
+
+1;
