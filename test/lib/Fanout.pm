@@ -22,7 +22,7 @@ sub new_server
 	$node->append_conf('postgresql.conf', join("\n",
 			"shared_preload_libraries = 'pg_fanout'",
 			'max_worker_processes = 16', 'restart_after_crash = on',
-			'log_min_messages = info', @settings)
+			'log_min_messages = info', 'log_statement = none', @settings)
 		  . "\n");
 	$node->start;
 	return $node;

@@ -1,0 +1,172 @@
+# Every kind of change, value and identity arrives as it was.
+use strict;
+use warnings FATAL => 'all';
+use lib 'lib';
+use Fanout;
+use Test::More;
+
+my $leader = new_leader('leader', 'max_prepared_transactions = 5',
+	'logical_decoding_work_mem = 1MB');
+my $follower = new_follower('follower');
+
+# Every built-in type that a table may have, three values each as text.
+my %values = (
+	boolean => [ 't', 'f' ], smallint => [ -32768, 32767 ], integer => [ -2147483648, 7 ],
+	bigint => [ '-9223372036854775808', 9 ], real => [ 'NaN', '1.5e-30' ],
+	'double precision' => [ '-Infinity', '0.1' ], numeric => [ 'NaN', '123456789012345678901234567890.123456789' ],
+	'numeric(10,2)' => [ '1.25', '-99999999.99' ], money => [ '-12.34', '5' ],
+	text => [ '', "quote ' back \\ uml \x{e4}" ], varchar => [ 'v', '' ], 'varchar(5)' => [ 'abcde', 'x' ],
+	'char(4)' => [ 'ab', '' ], '"char"' => [ 'x', '' ], name => [ 'n' x 63, 'm' ],
+	bytea => [ '\\x00ff', '' ], date => [ 'infinity', '0044-03-15 BC' ], time => [ '24:00:00', '00:00:00.000001' ],
+	timetz => [ '12:00:00+15', '00:00:00-15' ], timestamp => [ '-infinity', '1999-12-31 23:59:59.999999' ],
+	timestamptz => [ 'infinity', '2026-01-01 00:00:00+00' ], interval => [ '-1 year 3 days 04:05:06.7', '0' ],
+	uuid => [ 'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11', '00000000-0000-0000-0000-000000000000' ],
+	json => [ '{"a": 1}', '[]' ], jsonb => [ '{"a": [1, null, "x"]}', 'null' ], jsonpath => [ '$.a[*]', '$' ],
+	xml => [ '<a>b</a>', 'x' ], inet => [ '10.1.2.3/8', '::1' ], cidr => [ '10.0.0.0/8', '::/0' ],
+	macaddr => [ '08:00:2b:01:02:03', '00:00:00:00:00:00' ], macaddr8 => [ '08:00:2b:01:02:03:04:05', 'ff:ff:ff:ff:ff:ff:ff:ff' ],
+	bit => [ '1', '0' ], 'bit varying' => [ '10101', '' ], point => [ '(1,2)', '(NaN,Infinity)' ],
+	line => [ '{1,2,3}', '{0,1,0}' ], lseg => [ '[(1,2),(3,4)]', '[(0,0),(0,0)]' ], box => [ '(3,4),(1,2)', '(0,0),(0,0)' ],
+	path => [ '((1,2),(3,4))', '[(0,0)]' ], polygon => [ '((1,2),(3,4))', '((0,0))' ], circle => [ '<(1,2),3>', '<(0,0),0>' ],
+	tsvector => [ "'fat':2 'rat':3A", '' ], tsquery => [ "'fat' & 'rat':A", '' ],
+	int4range => [ '[1,10)', 'empty' ], numrange => [ '(,1.5]', 'empty' ], tstzrange => [ '["2020-01-01 00:00:00+00",)', '(,)' ],
+	int4multirange => [ '{[1,3),[5,7)}', '{}' ], 'int[]' => [ '{1,NULL,3}', '[0:1]={1,2}' ], 'text[]' => [ '{"a,b",NULL,""}', '{{a,b},{c,d}}' ],
+	'jsonb[]' => [ '{"{\\"a\\": 1}"}', '{}' ], oid => [ '4294967295', '0' ], xid8 => [ '12345678901', '0' ], tid => [ '(1,2)', '(0,0)' ],
+	pg_lsn => [ 'FFFFFFFF/FFFFFFFF', '0/0' ], regclass => [ 'pg_class', 'pg_type' ], regtype => [ 'integer', 'text' ],
+	oidvector => [ '1 2 3', '' ], int2vector => [ '1 2', '' ], pg_snapshot => [ '10:20:10,14', '1:1:' ],
+	'mood' => [ 'happy', 'sad' ], 'mood[]' => [ '{happy,sad}', '{}' ], pair => [ '(1,x)', '(,)' ], small => [ '3', '9' ],
+	regrole => [ 'pg_monitor', 'pg_read_all_data' ], aclitem => [ 'postgres=r/postgres', '=r/postgres' ]);
+my $tables = "CREATE TYPE mood AS ENUM ('sad', 'happy'); CREATE TYPE pair AS (a int, b text);"
+  . "CREATE DOMAIN small AS int CHECK (VALUE < 10);";
+my ($inserts, $n) = ('', 0);
+for my $type (sort keys %values)
+{
+	$n++;
+	$tables .= "CREATE TABLE type_$n (id int PRIMARY KEY, v $type);";
+	my $id = 0;
+	for my $value (@{ $values{$type} }, undef)
+	{
+		$id++;
+		my $literal = defined $value ? 'E\'' . ($value =~ s/([\\'])/\\$1/gr) . "'" : 'NULL';
+		$inserts .= "INSERT INTO type_$n VALUES (%d + $id, $literal);\n";
+	}
+	$inserts .= "UPDATE type_$n SET v = (SELECT v FROM type_$n WHERE id = %d + 2) WHERE id = %d + 1;\n";
+}
+utf8::encode($inserts);
+$leader->safe_psql('postgres', $tables);
+$leader->safe_psql('postgres', $inserts =~ s/%d/0/gr);		# copied
+$leader->safe_psql('postgres', q{
+	CREATE TABLE toasted (id int PRIMARY KEY, n int, big text, big2 bytea);
+	ALTER TABLE toasted ALTER big SET STORAGE EXTERNAL;
+	CREATE TABLE keys (a int, b text, c int, PRIMARY KEY (b, a));
+	CREATE TABLE by_index (id int NOT NULL, other int NOT NULL UNIQUE, v text);
+	ALTER TABLE by_index REPLICA IDENTITY USING INDEX by_index_other_key;
+	CREATE TABLE by_full (id int, v text, x numeric);
+	ALTER TABLE by_full REPLICA IDENTITY FULL;
+	CREATE TABLE by_nothing (id int);
+	CREATE TABLE ordered (id serial PRIMARY KEY, a int, b text, c int);
+	CREATE TABLE parent (id int PRIMARY KEY);
+	CREATE TABLE child (id int PRIMARY KEY, parent int REFERENCES parent);
+	CREATE TABLE counted (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, v int, twice int GENERATED ALWAYS AS (v * 2) STORED);
+	CREATE TABLE parts (id int, v text, PRIMARY KEY (id)) PARTITION BY RANGE (id);
+	CREATE TABLE parts_low PARTITION OF parts FOR VALUES FROM (0) TO (100);
+	CREATE TABLE parts_high PARTITION OF parts FOR VALUES FROM (100) TO (1000);
+	CREATE TABLE empty_row ();
+	CREATE TABLE bulk (id int PRIMARY KEY, v text);
+	CREATE UNLOGGED TABLE unlogged (id int);
+	CREATE TABLE "Quo""ted" ("a b" int PRIMARY KEY)});
+follow($follower, $leader);
+wait_for_copy($follower);
+same_data('copy of all types', $leader, $follower);
+
+sub check
+{
+	my ($what, $sql) = @_;
+	$leader->safe_psql('postgres', $sql);
+	wait_for_catchup($leader, $follower);
+	same_data($what, $leader, $follower);
+	return;
+}
+
+check('stream of all types', $inserts =~ s/%d/10/gr);
+check('TOASTed columns that do not change', q{
+	INSERT INTO toasted SELECT g, 0, repeat(md5(g::text), 1000), decode(repeat('00ff', 5000), 'hex') FROM generate_series(1, 20) g;
+	UPDATE toasted SET n = n + 1;
+	UPDATE toasted SET id = id + 100 WHERE id < 5;
+	UPDATE toasted SET big2 = NULL WHERE id % 2 = 0;
+	ALTER TABLE toasted REPLICA IDENTITY FULL;
+	UPDATE toasted SET n = n + 1;
+	DELETE FROM toasted WHERE id = 7});
+check('keys that change', q{
+	INSERT INTO keys SELECT g, 'k' || g, g FROM generate_series(1, 50) g;
+	UPDATE keys SET b = b || 'x' WHERE a < 10; UPDATE keys SET a = a + 1000; DELETE FROM keys WHERE c % 3 = 0});
+check('REPLICA IDENTITY USING INDEX', q{
+	INSERT INTO by_index SELECT g, g * 10, 'v' FROM generate_series(1, 50) g;
+	UPDATE by_index SET v = 'w' WHERE id < 10; UPDATE by_index SET other = other + 5 WHERE id > 40; DELETE FROM by_index WHERE id = 20});
+check('REPLICA IDENTITY FULL, equal rows and NULLs', q{
+	INSERT INTO by_full VALUES (1, NULL, 1.0), (1, NULL, 1.0), (2, 'x', NULL), (NULL, NULL, NULL);
+	UPDATE by_full SET v = 'y' WHERE id = 2; DELETE FROM by_full WHERE ctid = (SELECT min(ctid) FROM by_full);
+	UPDATE by_full SET x = 2 WHERE id IS NULL});
+check('a table without identity takes INSERTs', 'INSERT INTO by_nothing VALUES (1), (2)');
+my ($rc, $out, $err) = $leader->psql('postgres', 'UPDATE by_nothing SET id = 3');
+like($err, qr/cannot update table "by_nothing" because it does not have a replica identity/,
+	'... and its UPDATE fails on the leader');
+check('savepoints', q{BEGIN; INSERT INTO keys VALUES (1, 'a', 1); SAVEPOINT s1; INSERT INTO keys VALUES (2, 'b', 1);
+	SAVEPOINT s2; DELETE FROM keys WHERE a = 1; ROLLBACK TO s2; UPDATE keys SET c = 9 WHERE a = 2; RELEASE s1;
+	SAVEPOINT s3; TRUNCATE keys; ROLLBACK TO s3; COMMIT});
+check('identity and generated columns', q{INSERT INTO counted (v) SELECT g FROM generate_series(1, 10) g;
+	UPDATE counted SET v = v + 1 WHERE id < 5});
+check('partitions', q{INSERT INTO parts SELECT g, 'v' FROM generate_series(1, 200) g; UPDATE parts SET id = id + 500 WHERE id < 20;
+	DELETE FROM parts WHERE id = 50; TRUNCATE parts_high});
+check('quoted names and rows without columns', q{INSERT INTO "Quo""ted" VALUES (1); UPDATE "Quo""ted" SET "a b" = 2; INSERT INTO empty_row DEFAULT VALUES});
+check('schema of a table changes its column order in one transaction', q{INSERT INTO ordered (a, b) VALUES (1, 'x')});
+
+$leader->safe_psql('postgres', q{INSERT INTO parent SELECT generate_series(1, 10); INSERT INTO child SELECT g, g FROM generate_series(1, 10) g;
+	INSERT INTO ordered (a) SELECT generate_series(1, 10)});
+wait_for_catchup($leader, $follower);
+check('TRUNCATE CASCADE', 'TRUNCATE parent CASCADE');
+check('TRUNCATE of several tables', 'TRUNCATE keys, by_full, parts');
+check('TRUNCATE RESTART IDENTITY', 'TRUNCATE ordered RESTART IDENTITY; INSERT INTO ordered (a) VALUES (5)');
+check('COMMIT PREPARED', q{BEGIN; INSERT INTO parent VALUES (1); PREPARE TRANSACTION 'a'; BEGIN; INSERT INTO parent VALUES (2);
+	PREPARE TRANSACTION 'b'; COMMIT PREPARED 'a'; ROLLBACK PREPARED 'b'});
+check('many subtransactions', q{DO $$ BEGIN FOR i IN 1..300 LOOP BEGIN INSERT INTO keys VALUES (i, 'sub', i);
+	IF i % 2 = 0 THEN RAISE 'no'; END IF; EXCEPTION WHEN raise_exception THEN NULL; END; END LOOP; END $$});
+is($follower->safe_psql('postgres', 'SELECT count(*) FROM keys'), '150', '... of which half rolled back');
+
+# One transaction of a million rows; the processes must not grow with it.
+sub anonymous_mb
+{
+	my ($pid) = @_;
+	my $status = PostgreSQL::Test::Utils::slurp_file("/proc/$pid/status");
+	return $status =~ /RssAnon:\s+(\d+) kB/ ? $1 / 1024 : 0;
+}
+my $worker = worker_pid($follower);
+my $decoder = $leader->safe_psql('postgres', 'SELECT decoder_pid FROM fanout.streams');
+my $peak = 0;
+$leader->safe_psql('postgres', q{INSERT INTO bulk SELECT g, md5(g::text) FROM generate_series(1, 1000000) g});
+wait_until('the rows to arrive', sub {
+		my ($w, $d) = (anonymous_mb($worker), anonymous_mb($decoder));
+		$peak = $w if $w > $peak;
+		$peak = $d if $d > $peak;
+		return $follower->safe_psql('postgres', 'SELECT EXISTS (SELECT FROM bulk)') eq 't';
+	});
+check('a million rows', 'UPDATE bulk SET v = v || id WHERE id % 10 = 0');
+$peak = anonymous_mb($worker) if anonymous_mb($worker) > $peak;
+cmp_ok($peak, '<', 150, sprintf('memory stays bounded (%.0f MB)', $peak));
+is(worker_pid($follower), $worker, 'all that by one worker, without an error');
+is($follower->safe_psql('postgres', 'SELECT last_error FROM fanout.staleness'), '', '... and none is shown');
+
+# Columns in another order, more of them, and wider types.
+my $other = new_follower('other');
+$other->safe_psql('postgres', q{CREATE TABLE ordered (extra text DEFAULT 'mine', c bigint, b varchar(20), id int PRIMARY KEY, a numeric, more int)});
+$leader->safe_psql('postgres', q{SELECT fanout.drop_stream('app', true);
+	CREATE PUBLICATION one FOR TABLE ordered; SELECT fanout.create_stream('app', '{one}')});
+$leader->safe_psql('postgres', q{INSERT INTO ordered (a, b, c) VALUES (1, 'copied', 2)});
+follow($other, $leader, 'copy_schema => false');
+wait_for_copy($other);
+$leader->safe_psql('postgres', q{INSERT INTO ordered (a, b, c) VALUES (3, 'streamed', 4); UPDATE ordered SET c = 5 WHERE b = 'copied'});
+wait_for_catchup($leader, $other);
+is( $other->safe_psql('postgres', q{SELECT a, b, c, extra, more FROM ordered WHERE b IS NOT NULL ORDER BY a}),
+	"1|copied|5|mine|\n3|streamed|4|mine|", 'columns in another order, extra columns, other types');
+
+$_->stop for $leader, $follower, $other;
+done_testing();
