@@ -191,12 +191,16 @@ apply_changes(const Frame *frame)
 {
 	const char *pos = frame->payload;
 	const char *end = pos + frame->len;
+	MemoryContext oldcontext;
 
 	while (pos < end)
 	{
 		CHECK_FOR_INTERRUPTS();
 		apply_position.change = NULL;
+		/* The arrays of the change outlive this frame. */
+		oldcontext = MemoryContextSwitchTo(applier_context);
 		change_decode(&pos, end, relation_map_desc, NULL, &applier.change);
+		MemoryContextSwitchTo(oldcontext);
 		apply_change(&applier.change);
 	}
 	apply_position.change = NULL;

@@ -399,10 +399,13 @@ build_filters(PublishedRelation *rel, List *publications)
 static void
 describe_column(ColumnDesc *column, Form_pg_attribute att, bool is_key)
 {
+	int32		typmod = att->atttypmod;
+	Oid			typid = getBaseTypeAndTypmod(att->atttypid, &typmod);
+
 	column->name = pstrdup(NameStr(att->attname));
 	/* Only the oids of hand-assigned types are the same everywhere. */
-	column->typid = att->atttypid < FirstGenbkiObjectId ? att->atttypid : InvalidOid;
-	column->typmod = att->atttypmod;
+	column->typid = typid < FirstGenbkiObjectId ? typid : InvalidOid;
+	column->typmod = typmod;
 	column->typlen = att->attlen;
 	column->form = column_form_for_type(att->atttypid);
 	column->is_key = is_key;
