@@ -2,41 +2,43 @@
  * guard.c
  *		Nobody but the stream writes to replicated tables.
  *
- * Three hooks see all ways to change a table:
+ * Three hooks see the ways to change a table:
  *
  *	ExecutorStart		rows: INSERT, UPDATE, DELETE, MERGE, in CTEs, functions, rules
  *						and by foreign keys.  What counts are the plan's result
  *						relations; required permissions would mislead (FOR KEY SHARE
  *						asks for UPDATE).
- *	ProcessUtility		COPY FROM, and indexes, triggers, rules and policies
- *	object access		TRUNCATE and DROP, also by CASCADE or ownership, and ALTER of any
- *						kind
+ *	ProcessUtility		COPY FROM and CREATE INDEX; also ALTER and DROP of a table, so that
+ *						they are refused before they queue for a lock that stops readers
+ *	object access		TRUNCATE, DROP, ALTER and what belongs to a table, however the
+ *						command got there; see guard_objects.c
  *
  * Row locks, LOCK, and maintenance (VACUUM, ANALYZE, REINDEX, CLUSTER) are allowed:
- * they change nothing that a reader sees.
+ * they change nothing that a reader sees.  Not seen at all is what writes to a
+ * heap without the executor: other logical replication into the same tables.
+ *
+ * The guard holds for superusers and whatever session_replication_role is; only
+ * fanout.guard and the stream's own processes get past it.
  */
 #include "postgres.h"
 
 #include "catalog/index.h"
 #include "catalog/namespace.h"
-#include "catalog/objectaccess.h"
 #include "catalog/pg_class.h"
 #include "executor/executor.h"
-#include "miscadmin.h"
-#include "nodes/makefuncs.h"
 #include "nodes/parsenodes.h"
+#include "nodes/plannodes.h"
 #include "parser/parsetree.h"
 #include "tcop/utility.h"
 #include "utils/lsyscache.h"
 
-#include "follower/follower.h"
+#include "follower/guard.h"
 
 static ExecutorStart_hook_type prev_executor_start = NULL;
 static ProcessUtility_hook_type prev_process_utility = NULL;
-static object_access_hook_type prev_object_access = NULL;
 
 static bool allowed = false;	/* this process is the stream's own */
-static int	maintenance = 0;	/* depth of maintenance commands */
+static const char *current_command = "DDL";
 
 void
 guard_allow_this_process(void)
@@ -44,52 +46,57 @@ guard_allow_this_process(void)
 	allowed = true;
 }
 
-static inline bool
-guarding(void)
+bool
+guard_is_active(void)
 {
 	return fanout_guard && !allowed && Fanout != NULL &&
 		pg_atomic_read_u32(&Fanout->followed_streams) > 0;
 }
 
-static void
-refuse(Oid relid, int32 followed_id, const char *what)
+const char *
+guard_current_command(void)
 {
-	FollowedStream *stream = followed_stream_find(MyDatabaseId, followed_id);
-	char		leader[sizeof(stream->leader)] = "";
-	NameData	name = {{0}};
-
-	if (stream != NULL)
-	{
-		SpinLockAcquire(&stream->mutex);
-		memcpy(leader, stream->leader, sizeof(leader));
-		name = stream->stream;
-		SpinLockRelease(&stream->mutex);
-	}
-	ereport(ERROR,
-			(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
-			 errmsg("cannot execute %s on replicated table \"%s\"", what, get_rel_name(relid)),
-			 errdetail("The table is this follower's copy of a table of stream \"%s\".",
-					   NameStr(name)),
-			 leader[0] != '\0' ?
-			 errhint("Write to the leader: %s", leader) :
-			 errhint("Write to the leader.")));
+	return current_command;
 }
 
-static void
-check_table(Oid relid, const char *what)
+void
+guard_check_table(Oid relid, const char *command)
 {
-	int32		followed_id = guard_followed_id(relid);
+	const GuardedStream *stream = guard_stream_of(relid);
 
-	if (followed_id != 0)
-		refuse(relid, followed_id, what);
+	if (stream == NULL)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
+			 errmsg("cannot execute %s on replicated table \"%s\"", command, get_rel_name(relid)),
+			 errdetail("The table is a follower's copy of stream \"%s\".", NameStr(stream->name)),
+			 stream->leader[0] != '\0' ? errhint("Write to the leader: %s", stream->leader) : 0));
 }
 
 /* ---------- rows ---------- */
 
-static const char *
-command_name(CmdType command)
+static bool
+plan_writes(Plan *plan, Index rti)
 {
-	switch (command)
+	ModifyTable *modify = (ModifyTable *) plan;
+
+	return plan != NULL && IsA(plan, ModifyTable) &&
+		(modify->rootRelation == rti || list_member_int(modify->resultRelations, rti));
+}
+
+/* What a statement does to a result relation; in a CTE not what the statement is called. */
+static const char *
+command_on(PlannedStmt *stmt, Index rti)
+{
+	CmdType		operation = stmt->commandType;
+	ListCell   *lc;
+
+	foreach(lc, stmt->subplans)
+	{
+		if (plan_writes(lfirst(lc), rti))
+			operation = ((ModifyTable *) lfirst(lc))->operation;
+	}
+	switch (operation)
 	{
 		case CMD_INSERT:
 			return "INSERT";
@@ -97,10 +104,8 @@ command_name(CmdType command)
 			return "UPDATE";
 		case CMD_DELETE:
 			return "DELETE";
-		case CMD_MERGE:
-			return "MERGE";
 		default:
-			return "a change";
+			return "MERGE";
 	}
 }
 
@@ -109,13 +114,13 @@ guard_executor_start(QueryDesc *query, int eflags)
 {
 	PlannedStmt *stmt = query->plannedstmt;
 
-	if (stmt->resultRelations != NIL && guarding() && (eflags & EXEC_FLAG_EXPLAIN_ONLY) == 0)
+	if (stmt->resultRelations != NIL && (eflags & EXEC_FLAG_EXPLAIN_ONLY) == 0 && guard_is_active())
 	{
 		ListCell   *lc;
 
 		foreach(lc, stmt->resultRelations)
-			check_table(rt_fetch(lfirst_int(lc), stmt->rtable)->relid,
-						command_name(query->operation));
+			guard_check_table(rt_fetch(lfirst_int(lc), stmt->rtable)->relid,
+							  command_on(stmt, lfirst_int(lc)));
 	}
 	if (prev_executor_start)
 		prev_executor_start(query, eflags);
@@ -125,29 +130,19 @@ guard_executor_start(QueryDesc *query, int eflags)
 
 /* ---------- utility statements ---------- */
 
-static bool
-is_maintenance(Node *stmt)
+Oid
+guard_table_of_relation(Oid relid)
 {
-	return IsA(stmt, VacuumStmt) || IsA(stmt, ClusterStmt) || IsA(stmt, ReindexStmt) ||
-		IsA(stmt, CheckPointStmt);
+	char		relkind = get_rel_relkind(relid);
+
+	if (relkind == RELKIND_INDEX || relkind == RELKIND_PARTITIONED_INDEX)
+		return IndexGetRelation(relid, true);
+	return relid;
 }
 
-/* The table on which DROP TRIGGER, RULE or POLICY names an object. */
+/* The relation that a statement changes, when that can be told from its text; NULL: none. */
 static RangeVar *
-table_of_drop(DropStmt *stmt)
-{
-	List	   *name;
-
-	if (stmt->removeType != OBJECT_TRIGGER && stmt->removeType != OBJECT_RULE &&
-		stmt->removeType != OBJECT_POLICY)
-		return NULL;
-	name = castNode(List, linitial(stmt->objects));
-	return makeRangeVarFromNameList(list_truncate(list_copy(name), list_length(name) - 1));
-}
-
-/* The table that a statement changes in a way that no other hook sees; NULL: none. */
-static RangeVar *
-changed_table(Node *stmt)
+changed_relation(Node *stmt)
 {
 	switch (nodeTag(stmt))
 	{
@@ -155,30 +150,46 @@ changed_table(Node *stmt)
 			return ((CopyStmt *) stmt)->is_from ? ((CopyStmt *) stmt)->relation : NULL;
 		case T_IndexStmt:
 			return ((IndexStmt *) stmt)->relation;
-		case T_CreateTrigStmt:
-			return ((CreateTrigStmt *) stmt)->relation;
-		case T_RuleStmt:
-			return ((RuleStmt *) stmt)->relation;
-		case T_CreatePolicyStmt:
-			return ((CreatePolicyStmt *) stmt)->table;
-		case T_AlterPolicyStmt:
-			return ((AlterPolicyStmt *) stmt)->table;
-		case T_DropStmt:
-			return table_of_drop((DropStmt *) stmt);
+		case T_AlterTableStmt:
+			return ((AlterTableStmt *) stmt)->relation;
+		case T_RenameStmt:
+			return ((RenameStmt *) stmt)->relation;
+		case T_AlterObjectSchemaStmt:
+			return ((AlterObjectSchemaStmt *) stmt)->relation;
 		default:
 			return NULL;
 	}
 }
 
 static void
-check_utility(PlannedStmt *pstmt)
+check_relation(const RangeVar *relation, const char *command)
 {
-	RangeVar   *table = changed_table(pstmt->utilityStmt);
-	Oid			relid = table != NULL ? RangeVarGetRelid(table, NoLock, true) : InvalidOid;
+	Oid			relid = RangeVarGetRelid(relation, NoLock, true);
 
 	if (OidIsValid(relid))
-		check_table(relid, IsA(pstmt->utilityStmt, CopyStmt) ? "COPY FROM" :
-					GetCommandTagName(CreateCommandTag(pstmt->utilityStmt)));
+		guard_check_table(guard_table_of_relation(relid), command);
+}
+
+static void
+check_dropped(DropStmt *stmt)
+{
+	ListCell   *lc;
+
+	if (stmt->removeType != OBJECT_TABLE && stmt->removeType != OBJECT_INDEX)
+		return;
+	foreach(lc, stmt->objects)
+		check_relation(makeRangeVarFromNameList(lfirst_node(List, lc)), current_command);
+}
+
+static void
+check_utility(Node *stmt)
+{
+	RangeVar   *relation = changed_relation(stmt);
+
+	if (IsA(stmt, DropStmt))
+		check_dropped((DropStmt *) stmt);
+	else if (relation != NULL)
+		check_relation(relation, IsA(stmt, CopyStmt) ? "COPY FROM" : current_command);
 }
 
 static void
@@ -188,63 +199,25 @@ guard_process_utility(PlannedStmt *pstmt, const char *query_string, bool read_on
 {
 	ProcessUtility_hook_type next =
 		prev_process_utility ? prev_process_utility : standard_ProcessUtility;
-	Node	   *stmt = pstmt->utilityStmt;
+	const char *outer_command = current_command;
 
-	if (guarding())
-		check_utility(pstmt);
-	if (!is_maintenance(stmt))
+	if (!guard_is_active())
 	{
 		next(pstmt, query_string, read_only_tree, context, params, query_env, dest, qc);
 		return;
 	}
 
-	maintenance++;
+	current_command = GetCommandTagName(CreateCommandTag(pstmt->utilityStmt));
 	PG_TRY();
 	{
+		check_utility(pstmt->utilityStmt);
 		next(pstmt, query_string, read_only_tree, context, params, query_env, dest, qc);
 	}
 	PG_FINALLY();
 	{
-		maintenance--;
+		current_command = outer_command;
 	}
 	PG_END_TRY();
-}
-
-/* ---------- objects ---------- */
-
-/* An index stands for its table. */
-static Oid
-table_of(Oid relid)
-{
-	char		relkind = get_rel_relkind(relid);
-
-	if (relkind == RELKIND_INDEX || relkind == RELKIND_PARTITIONED_INDEX)
-		return IndexGetRelation(relid, true);
-	return relid;
-}
-
-static void
-guard_object_access(ObjectAccessType access, Oid class_id, Oid object_id, int sub_id, void *arg)
-{
-	if (class_id == RelationRelationId && maintenance == 0 && guarding())
-	{
-		switch (access)
-		{
-			case OAT_TRUNCATE:
-				check_table(object_id, "TRUNCATE");
-				break;
-			case OAT_DROP:
-				check_table(table_of(object_id), "DROP");
-				break;
-			case OAT_POST_ALTER:
-				check_table(table_of(object_id), "ALTER");
-				break;
-			default:
-				break;
-		}
-	}
-	if (prev_object_access)
-		prev_object_access(access, class_id, object_id, sub_id, arg);
 }
 
 void
@@ -254,6 +227,5 @@ guard_init(void)
 	ExecutorStart_hook = guard_executor_start;
 	prev_process_utility = ProcessUtility_hook;
 	ProcessUtility_hook = guard_process_utility;
-	prev_object_access = object_access_hook;
-	object_access_hook = guard_object_access;
+	guard_objects_init();
 }

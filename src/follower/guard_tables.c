@@ -3,11 +3,21 @@
  *		Which tables of this database are a stream's copies.
  *
  * Each session keeps the rows of fanout.followed_table in a hash by relid.  It is
- * loaded when first needed and again when Fanout->guard_generation has moved;
- * whoever changes the rows raises that after its commit.  The rows are read with
- * the newest catalog snapshot, without SPI, since it happens inside of hooks.
+ * loaded when first needed, and again when
  *
- * A partitioned table whose partitions are replicated is guarded like them.
+ *	- Fanout->guard_generation has moved: whoever changes the rows raises it, after
+ *	  its commit is visible; or
+ *	- the relation cache was told of a change to fanout.followed_table (it may have
+ *	  been dropped) or to a table in the hash (it may have new partitions).
+ *
+ * Both counters are read before the rows are, so that a change in between is
+ * noticed by the next look.  The rows are read without SPI, since it happens
+ * inside of hooks, and with a catalog snapshot: the server takes a new one for
+ * each scan of a table that is no catalog, so it is never older than the counters.
+ *
+ * A write to a partitioned table may end up in any of its partitions, and one to
+ * a partition shows in the table.  So the ancestors of a replicated partition are
+ * guarded like it, and so are the partitions of a replicated partitioned table.
  */
 #include "postgres.h"
 
@@ -15,116 +25,261 @@
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "access/xact.h"
+#include "catalog/dependency.h"
 #include "catalog/namespace.h"
 #include "catalog/partition.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_inherits.h"
+#include "commands/extension.h"
 #include "miscadmin.h"
+#include "utils/builtins.h"
 #include "utils/hsearch.h"
+#include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 
-#include "follower/follower.h"
+#include "follower/guard.h"
+
+/* Columns of our tables, as the extension's script has them. */
+#define Anum_followed_stream_id			1
+#define Anum_followed_stream_stream		2
+#define Anum_followed_stream_dboid		3
+#define Anum_followed_stream_conninfo	5
+#define Anum_followed_table_followed_id	1
+#define Anum_followed_table_relid		2
 
 typedef struct GuardedTable
 {
 	Oid			relid;			/* hash key */
-	int32		followed_id;
+	const GuardedStream *stream;
 } GuardedTable;
 
-static HTAB *guarded = NULL;
-static MemoryContext guarded_context = NULL;
-static uint64 loaded_generation = 0;	/* 0: never */
+/* The cache; all of it is in cache_context.  tables is NULL before the first load. */
+static MemoryContext cache_context = NULL;
+static HTAB *tables = NULL;
+static Oid	followed_table_oid = InvalidOid;
+static uint64 loaded_generation = 0;
+static uint64 loaded_invalidations = 0;
 
+static uint64 invalidations = 0;	/* raised by relcache_callback */
+static bool loading = false;	/* stays set when a load fails; the next one clears it */
+
+/*
+ * While the hash is being built any relation may be one that belongs in it; and
+ * one may be fanout.followed_table when that was not there (a DROP EXTENSION that
+ * is rolled back).
+ */
 static void
-add_guarded(Oid relid, int32 followed_id)
+relcache_callback(Datum arg, Oid relid)
 {
-	bool		found;
-	GuardedTable *table = hash_search(guarded, &relid, HASH_ENTER, &found);
-
-	if (!found)
-		table->followed_id = followed_id;
+	if (loading || !OidIsValid(followed_table_oid) || !OidIsValid(relid) ||
+		relid == followed_table_oid || hash_search(tables, &relid, HASH_FIND, NULL) != NULL)
+		invalidations++;
 }
 
-/* A write to an ancestor may end up in the partition. */
-static void
-add_with_ancestors(Oid relid, int32 followed_id)
-{
-	ListCell   *lc;
+/* ---------- reading our tables ---------- */
 
-	add_guarded(relid, followed_id);
-	if (!get_rel_relispartition(relid))
-		return;
-	foreach(lc, get_partition_ancestors(relid))
-		add_guarded(lfirst_oid(lc), followed_id);
+/*
+ * NULL when the extension is not in this database.  A table of that name which
+ * is not the extension's may have any columns: it does not count.
+ */
+static Relation
+open_own_table(const char *name)
+{
+	Oid			extension = get_extension_oid(FANOUT_LIBRARY, true);
+	Oid			nspid = get_namespace_oid(FANOUT_SCHEMA, true);
+	Oid			relid;
+
+	if (!OidIsValid(extension) || !OidIsValid(nspid))
+		return NULL;
+	relid = get_relname_relid(name, nspid);
+	if (!OidIsValid(relid) || getExtensionOfObject(RelationRelationId, relid) != extension)
+		return NULL;
+	return try_table_open(relid, AccessShareLock);
 }
 
-/* Rows of streams of this database; those of a copied database do not count. */
-static bool
-is_followed_here(int32 followed_id)
+static Datum
+column(HeapTuple tuple, Relation rel, AttrNumber number)
 {
-	return followed_stream_find(MyDatabaseId, followed_id) != NULL;
+	bool		isnull;
+	Datum		value = heap_getattr(tuple, number, RelationGetDescr(rel), &isnull);
+
+	if (isnull)
+		elog(ERROR, "unexpected null in column %d of \"%s\"", number, RelationGetRelationName(rel));
+	return value;
 }
 
-static void
-load_tables(Oid table_oid)
+static GuardedStream *
+make_stream(HeapTuple tuple, Relation rel)
 {
-	Relation	rel = table_open(table_oid, AccessShareLock);
-	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, NULL, 0, NULL);
+	GuardedStream *stream = palloc(sizeof(GuardedStream));
+	char	   *conninfo = TextDatumGetCString(column(tuple, rel, Anum_followed_stream_conninfo));
+
+	stream->id = DatumGetInt32(column(tuple, rel, Anum_followed_stream_id));
+	stream->name = *DatumGetName(column(tuple, rel, Anum_followed_stream_stream));
+	stream->leader = conninfo_without_password(conninfo);
+	pfree(conninfo);
+	return stream;
+}
+
+/* The followed streams, but for those that came with a copy of another database. */
+static List *
+read_streams(MemoryContext context)
+{
+	Relation	rel = open_own_table("followed_stream");
+	List	   *streams = NIL;
+	SysScanDesc scan;
 	HeapTuple	tuple;
 
+	if (rel == NULL)
+		return NIL;
+	scan = systable_beginscan(rel, InvalidOid, false, NULL, 0, NULL);
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
-		bool		isnull;
-		int32		id = DatumGetInt32(heap_getattr(tuple, 1, RelationGetDescr(rel), &isnull));
-		Oid			relid = DatumGetObjectId(heap_getattr(tuple, 2, RelationGetDescr(rel), &isnull));
+		MemoryContext oldcontext = MemoryContextSwitchTo(context);
 
-		if (is_followed_here(id))
-			add_with_ancestors(relid, id);
+		if (DatumGetObjectId(column(tuple, rel, Anum_followed_stream_dboid)) == MyDatabaseId)
+			streams = lappend(streams, make_stream(tuple, rel));
+		MemoryContextSwitchTo(oldcontext);
 	}
 	systable_endscan(scan);
 	table_close(rel, AccessShareLock);
+	return streams;
+}
+
+static const GuardedStream *
+find_stream(List *streams, int32 id)
+{
+	ListCell   *lc;
+
+	foreach(lc, streams)
+	{
+		if (((GuardedStream *) lfirst(lc))->id == id)
+			return lfirst(lc);
+	}
+	return NULL;
 }
 
 static void
-load(uint64 generation)
+add_table(HTAB *hash, Oid relid, const GuardedStream *stream)
 {
-	HASHCTL		ctl = {.keysize = sizeof(Oid), .entrysize = sizeof(GuardedTable)};
-	Oid			nspid = get_namespace_oid(FANOUT_SCHEMA, true);
-	Oid			table_oid = OidIsValid(nspid) ? get_relname_relid("followed_table", nspid)
-		: InvalidOid;
+	bool		found;
+	GuardedTable *table = hash_search(hash, &relid, HASH_ENTER, &found);
 
-	loaded_generation = 0;
-	if (guarded_context == NULL)
-		guarded_context = AllocSetContextCreate(TopMemoryContext, "pg_fanout guarded tables",
-												ALLOCSET_SMALL_SIZES);
-	MemoryContextReset(guarded_context);
-	ctl.hcxt = guarded_context;
-	guarded = hash_create("pg_fanout guarded tables", 128, &ctl,
-						  HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
-	if (OidIsValid(table_oid))
-		load_tables(table_oid);
-	loaded_generation = generation;
+	if (!found)
+		table->stream = stream;
 }
 
-int32
-guard_followed_id(Oid relid)
+static void
+add_tables(HTAB *hash, List *relids, const GuardedStream *stream)
+{
+	ListCell   *lc;
+
+	foreach(lc, relids)
+		add_table(hash, lfirst_oid(lc), stream);
+	list_free(relids);
+}
+
+/* Add a table of fanout.followed_table, and what shares rows with it. */
+static void
+add_followed_table(HTAB *hash, Oid relid, const GuardedStream *stream)
+{
+	add_table(hash, relid, stream);
+	if (get_rel_relkind(relid) == RELKIND_PARTITIONED_TABLE)
+		add_tables(hash, find_all_inheritors(relid, NoLock, NULL), stream);
+	if (get_rel_relispartition(relid))
+		add_tables(hash, get_partition_ancestors(relid), stream);
+}
+
+/* Returns the oid of fanout.followed_table. */
+static Oid
+read_tables(HTAB *hash, List *streams)
+{
+	Relation	rel = open_own_table("followed_table");
+	Oid			oid;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	if (rel == NULL)
+		return InvalidOid;
+	oid = RelationGetRelid(rel);
+	scan = systable_beginscan(rel, InvalidOid, false, NULL, 0, NULL);
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		const GuardedStream *stream =
+			find_stream(streams, DatumGetInt32(column(tuple, rel, Anum_followed_table_followed_id)));
+
+		if (stream != NULL)
+			add_followed_table(hash,
+							   DatumGetObjectId(column(tuple, rel, Anum_followed_table_relid)),
+							   stream);
+	}
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return oid;
+}
+
+/* ---------- the cache ---------- */
+
+/* Build a new cache, then put it in the place of the old one: an error leaves that. */
+static void
+load(uint64 generation)
+{
+	static bool registered = false;
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
+												  "pg_fanout guarded tables",
+												  ALLOCSET_SMALL_SIZES);
+	HASHCTL		ctl = {.keysize = sizeof(Oid), .entrysize = sizeof(GuardedTable), .hcxt = context};
+	uint64		invalidations_before = invalidations;
+	HTAB	   *hash;
+	Oid			oid;
+
+	if (!registered)
+		CacheRegisterRelcacheCallback(relcache_callback, (Datum) 0);
+	registered = true;
+	loading = true;
+
+	hash = hash_create("pg_fanout guarded tables", 128, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	oid = read_tables(hash, read_streams(context));
+
+	MemoryContextSetParent(context, TopMemoryContext);
+	if (cache_context != NULL)
+		MemoryContextDelete(cache_context);
+	cache_context = context;
+	tables = hash;
+	followed_table_oid = oid;
+	loaded_generation = generation;
+	loaded_invalidations = invalidations_before;
+	loading = false;
+}
+
+const GuardedStream *
+guard_stream_of(Oid relid)
 {
 	uint64		generation;
 	GuardedTable *table;
 
 	if (Fanout == NULL || pg_atomic_read_u32(&Fanout->followed_streams) == 0 ||
 		!OidIsValid(MyDatabaseId) || !IsTransactionState())
-		return 0;
+		return NULL;
 	generation = pg_atomic_read_u64(&Fanout->guard_generation);
-	if (generation != loaded_generation)
+	if (tables == NULL || generation != loaded_generation || invalidations != loaded_invalidations)
 		load(generation);
-	table = hash_search(guarded, &relid, HASH_FIND, NULL);
-	return table == NULL ? 0 : table->followed_id;
+	table = hash_search(tables, &relid, HASH_FIND, NULL);
+	return table == NULL ? NULL : table->stream;
+}
+
+int32
+guard_followed_id(Oid relid)
+{
+	const GuardedStream *stream = guard_stream_of(relid);
+
+	return stream == NULL ? 0 : stream->id;
 }
 
 bool
 guard_is_replicated(Oid relid)
 {
-	return guard_followed_id(relid) != 0;
+	return guard_stream_of(relid) != NULL;
 }
