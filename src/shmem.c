@@ -333,8 +333,8 @@ followed_stream_reset(FollowedStream *stream)
 	stream->applied_seq = 0;
 	stream->applied_transactions = 0;
 	stream->last_applied_at = 0;
-	stream->as_of_next = 0;
-	memset(stream->as_of, 0, sizeof(stream->as_of));
+	stream->fine_next = 0;
+	stream->coarse_next = 0;
 	pg_atomic_write_u32(&stream->ask_now, 0);
 	pg_atomic_write_u32(&stream->reread, 0);
 }

@@ -140,10 +140,16 @@ typedef enum FollowState
 typedef struct AsOf
 {
 	int64		boot_us;		/* fanout_boottime_us() when the question was sent */
-	uint64		xid;			/* last local transaction it needs; 0: none */
+	uint64		xid;			/* last local transaction it needs */
 } AsOf;
 
-#define AS_OF_RING		64
+/*
+ * The newest proofs, and of older ones one a second: a transaction may read
+ * with its snapshot for an hour and still know how stale it is.
+ */
+#define AS_OF_FINE		64
+#define AS_OF_COARSE	3600
+#define AS_OF_COARSE_US	INT64CONST(1000000)
 
 typedef struct FollowedStream
 {
@@ -163,14 +169,16 @@ typedef struct FollowedStream
 	XLogRecPtr	applied_lsn;
 	XLogRecPtr	durable_lsn;
 	XLogRecPtr	leader_lsn;		/* end of the leader's WAL, as last heard */
-	uint64		leader_seq;		/* last transaction in the leader's log */
-	uint64		applied_seq;
+	uint64		leader_seq;		/* last transaction in the leader's log; 0: not heard yet */
+	uint64		applied_seq;	/* last one applied here; 0: not known */
 	uint64		applied_transactions;	/* since the server's start */
 	TimestampTz last_applied_at;
 
-	/* as_of[(as_of_next - 1) % AS_OF_RING] is the newest. */
-	uint64		as_of_next;
-	AsOf		as_of[AS_OF_RING];
+	/* Rings: fine[(fine_next - 1) % AS_OF_FINE] is the newest proof of all. */
+	uint64		fine_next;
+	uint64		coarse_next;
+	AsOf		fine[AS_OF_FINE];
+	AsOf		coarse[AS_OF_COARSE];
 
 	/* Broadcast whenever applied_lsn, as_of or state changes. */
 	ConditionVariable changed;

@@ -74,7 +74,12 @@ apply_start(FollowedStream *stream, const FollowedRow *row)
 	applier.applied_lsn = replorigin_session_get_progress(false);
 	applier.durable_lsn = applier.applied_lsn;
 
+	/*
+	 * The xid is a barrier: a snapshot that sees it finished sees all that the copy
+	 * and earlier workers did.
+	 */
 	StartTransactionCommand();
+	applier.local_xid = fanout_full_xid(GetTopTransactionId());
 	PushActiveSnapshot(GetTransactionSnapshot());
 	relation_map_init(row);
 	PopActiveSnapshot();
@@ -120,30 +125,21 @@ note_local_commit(XLogRecPtr local_end, XLogRecPtr leader_lsn)
 }
 
 /*
- * Commit the local transaction under the origin.  One that changed nothing
- * writes no commit record, so the position is moved by itself.
+ * Commit the local transaction under the origin.  It takes an xid even if it
+ * changed nothing, since only a commit record makes the origin's position durable.
  */
 static void
 commit_local(void)
 {
-	TransactionId xid = GetTopTransactionIdIfAny();
-	bool		wrote = TransactionIdIsValid(xid);
+	TransactionId xid = GetTopTransactionId();
 
 	replorigin_session_origin_lsn = applier.last.end_lsn;
 	replorigin_session_origin_timestamp = applier.last.commit_time;
-	if (wrote)
-		applier.local_xid = fanout_full_xid(xid);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(applier_context);
-
-	if (wrote)
-		note_local_commit(XactLastCommitEnd, applier.last.end_lsn);
-	else
-	{
-		replorigin_session_advance(applier.last.end_lsn, InvalidXLogRecPtr);
-		note_local_commit(InvalidXLogRecPtr, applier.last.end_lsn);
-	}
+	applier.local_xid = fanout_full_xid(xid);
+	note_local_commit(XactLastCommitEnd, applier.last.end_lsn);
 }
 
 void

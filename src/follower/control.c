@@ -35,7 +35,9 @@ PG_FUNCTION_INFO_V1(fanout_wait_for_copy);
 typedef struct PendingChange
 {
 	int32		id;
+	SubTransactionId subid;		/* a rollback of it undoes this */
 	bool		restart;		/* end the worker instead of asking it */
+	bool		copy;			/* tables are to be copied again */
 	FollowedRow *unregister;	/* tell the leader that this follower is gone */
 } PendingChange;
 
@@ -52,6 +54,8 @@ notify_worker(const PendingChange *change)
 	if (stream == NULL)
 		return;
 	pg_atomic_write_u32(&stream->reread, 1);
+	if (change->copy)
+		positions_state(stream, FOLLOW_COPYING);
 	SpinLockAcquire(&stream->mutex);
 	pid = stream->worker.pid;
 	procno = stream->worker.procno;
@@ -112,6 +116,10 @@ control_xact_callback(XactEvent event, void *arg)
 				unregister(change->unregister);
 		}
 	}
+	else if (event == XACT_EVENT_PRE_PREPARE && pending != NIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot PREPARE a transaction that changed how a stream is followed")));
 	else if (event == XACT_EVENT_COMMIT)
 	{
 		foreach(lc, pending)
@@ -119,6 +127,25 @@ control_xact_callback(XactEvent event, void *arg)
 	}
 	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
 		pending = NIL;
+}
+
+static void
+control_subxact_callback(SubXactEvent event, SubTransactionId subid,
+						 SubTransactionId parent, void *arg)
+{
+	ListCell   *lc;
+
+	foreach(lc, pending)
+	{
+		PendingChange *change = lfirst(lc);
+
+		if (change->subid != subid)
+			continue;
+		if (event == SUBXACT_EVENT_ABORT_SUB)
+			pending = foreach_delete_current(pending, lc);
+		else if (event == SUBXACT_EVENT_COMMIT_SUB)
+			change->subid = parent;
+	}
 }
 
 static PendingChange *
@@ -129,9 +156,13 @@ add_pending(int32 id)
 	PendingChange *change = palloc0(sizeof(PendingChange));
 
 	if (!registered)
+	{
 		RegisterXactCallback(control_xact_callback, NULL);
+		RegisterSubXactCallback(control_subxact_callback, NULL);
+	}
 	registered = true;
 	change->id = id;
+	change->subid = GetCurrentSubTransactionId();
 	pending = lappend(pending, change);
 	MemoryContextSwitchTo(oldcontext);
 	return change;
@@ -212,9 +243,12 @@ Datum
 fanout_resync(PG_FUNCTION_ARGS)
 {
 	FollowedRow *row = require_stream(fcinfo);
+	PendingChange *change;
 
 	schedule_copy(row->id, PG_ARGISNULL(1) ? InvalidOid : PG_GETARG_OID(1));
-	add_pending(row->id)->restart = true;
+	change = add_pending(row->id);
+	change->restart = true;
+	change->copy = true;
 	PG_RETURN_VOID();
 }
 

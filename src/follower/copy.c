@@ -152,28 +152,69 @@ step_restart(FollowedRow *row, CopySession *session)
 	end_step();
 }
 
-/*
- * Empty what is to be copied.  A table that is referenced by one that is not
- * copied can't be truncated; its rows are deleted.
- */
-static void
-empty_pending_tables(const FollowedRow *row)
+/* Quoted names of the pending tables, each with ONLY. */
+static List *
+pending_names(const FollowedRow *row)
 {
+	List	   *names = NIL;
 	ListCell   *lc;
 
-	begin_step("emptying the tables to be copied");
 	foreach(lc, followed_tables(row->id))
 	{
 		FollowedTable *table = lfirst(lc);
 
-		if (table->state != TABLE_PENDING)
-			continue;
-		if (SPI_connect() != SPI_OK_CONNECT ||
-			SPI_execute(psprintf("DELETE FROM ONLY %s",
-								 quote_qualified_identifier(table->nspname, table->relname)),
-						false, 0) < 0 ||
-			SPI_finish() != SPI_OK_FINISH)
-			elog(ERROR, "could not empty a table");
+		if (table->state == TABLE_PENDING)
+			names = lappend(names, psprintf("ONLY %s", quote_qualified_identifier(table->nspname,
+																				  table->relname)));
+	}
+	return names;
+}
+
+/* Does a table that stays reference one that is emptied? */
+static bool
+referenced_from_outside(const FollowedRow *row)
+{
+	return change_rows("SELECT 1 FROM pg_catalog.pg_constraint c"
+					   " JOIN fanout.followed_table t ON t.relid = c.confrelid"
+					   " WHERE c.contype = 'f' AND t.followed_id = $1 AND t.state = 'p'"
+					   " AND NOT EXISTS (SELECT FROM fanout.followed_table o"
+					   " WHERE o.followed_id = $1 AND o.state = 'p' AND o.relid = c.conrelid)",
+					   row->id) > 0;
+}
+
+static void
+run_statement(const char *statement)
+{
+	if (SPI_connect() != SPI_OK_CONNECT || SPI_execute(statement, false, 0) < 0 ||
+		SPI_finish() != SPI_OK_FINISH)
+		elog(ERROR, "could not empty a table");
+}
+
+/*
+ * Empty what is to be copied.  A table that is referenced by one that is not
+ * copied can't be truncated; then rows are deleted.
+ */
+static void
+empty_pending_tables(const FollowedRow *row)
+{
+	List	   *names;
+	StringInfoData truncate;
+	ListCell   *lc;
+
+	begin_step("emptying the tables to be copied");
+	names = pending_names(row);
+	if (referenced_from_outside(row))
+	{
+		foreach(lc, names)
+			run_statement(psprintf("DELETE FROM %s", (char *) lfirst(lc)));
+	}
+	else if (names != NIL)
+	{
+		initStringInfo(&truncate);
+		foreach(lc, names)
+			appendStringInfo(&truncate, "%s%s", lc == list_head(names) ? "TRUNCATE " : ", ",
+							 (char *) lfirst(lc));
+		run_statement(truncate.data);
 	}
 	end_step();
 }

@@ -151,7 +151,7 @@ extern bool apply_in_transaction(void); /* a leader transaction is half applied 
 extern XLogRecPtr apply_last_lsn(void);
 extern uint64 apply_last_seq(void);
 
-/* Local xid of the last apply transaction that committed; 0: none in this process. */
+/* Local xid whose end covers everything applied so far. */
 extern uint64 apply_last_local_xid(void);
 
 /* Local WAL flush covers everything up to this LSN of the leader. */
@@ -185,6 +185,7 @@ extern void positions_applied(FollowedStream *stream, XLogRecPtr applied, uint64
 extern void positions_durable(FollowedStream *stream, XLogRecPtr durable);
 extern void positions_state(FollowedStream *stream, FollowState state);
 extern void positions_as_of(FollowedStream *stream, int64 boot_us, uint64 xid);
+extern void positions_reset(FollowedStream *stream, FollowState state);
 
 /* A consistent copy of an entry's numbers for a view. */
 typedef struct PositionsCopy

@@ -75,7 +75,7 @@ leader_disconnect(PGconn *conn)
 
 /* ---------- waiting ---------- */
 
-/* Wait for the socket; false when timeout_ms (-1: none) passed. */
+/* Wait for the socket, at most timeout_ms (-1: for ever); was it ready? */
 static bool
 wait_for_socket(PGconn *conn, int events, long timeout_ms)
 {
@@ -90,7 +90,7 @@ wait_for_socket(PGconn *conn, int events, long timeout_ms)
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
 	}
-	return (result & WL_TIMEOUT) == 0;
+	return (result & events) != 0;
 }
 
 static void
@@ -105,10 +105,27 @@ connection_failed(PGconn *conn)
 			 errdetail_internal("%s", message)));
 }
 
+/* The connection string's connect_timeout, unless it has none. */
+static int
+connect_timeout_ms(PGconn *conn)
+{
+	PQconninfoOption *options = PQconninfo(conn);
+	int			seconds = 0;
+
+	for (PQconninfoOption *option = options; option != NULL && option->keyword != NULL; option++)
+	{
+		if (strcmp(option->keyword, "connect_timeout") == 0 && option->val != NULL)
+			seconds = atoi(option->val);
+	}
+	PQconninfoFree(options);
+	return seconds > 0 ? Min(seconds, INT_MAX / 1000) * 1000 : CONNECT_TIMEOUT_MS;
+}
+
 static void
 poll_connection(PGconn *conn)
 {
-	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), CONNECT_TIMEOUT_MS);
+	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+													   connect_timeout_ms(conn));
 	PostgresPollingStatusType status = PGRES_POLLING_WRITING;
 
 	while (status == PGRES_POLLING_READING || status == PGRES_POLLING_WRITING)

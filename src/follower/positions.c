@@ -68,15 +68,43 @@ positions_state(FollowedStream *stream, FollowState state)
 	ConditionVariableBroadcast(&stream->changed);
 }
 
+/*
+ * Add a proof.  One that needs no transaction more than the newest one takes its
+ * place: every snapshot that the old one served, the new one serves better.
+ */
 void
 positions_as_of(FollowedStream *stream, int64 boot_us, uint64 xid)
 {
+	AsOf		proof = {.boot_us = boot_us,.xid = xid};
+	AsOf	   *newest;
+
 	SpinLockAcquire(&stream->mutex);
-	stream->as_of[stream->as_of_next % AS_OF_RING] = (AsOf)
+	newest = &stream->fine[(stream->fine_next - 1) % AS_OF_FINE];
+	if (stream->fine_next > 0 && newest->xid == xid)
+		*newest = proof;
+	else
 	{
-		.boot_us = boot_us, .xid = xid
-	};
-	stream->as_of_next++;
+		AsOf	   *coarse = &stream->coarse[(stream->coarse_next - 1) % AS_OF_COARSE];
+
+		if (stream->fine_next > 0 &&
+			(stream->coarse_next == 0 || newest->boot_us - coarse->boot_us >= AS_OF_COARSE_US))
+			stream->coarse[stream->coarse_next++ % AS_OF_COARSE] = *newest;
+		stream->fine[stream->fine_next++ % AS_OF_FINE] = proof;
+	}
+	SpinLockRelease(&stream->mutex);
+	ConditionVariableBroadcast(&stream->changed);
+}
+
+/* Tables are about to be emptied: nothing that was said of them holds. */
+void
+positions_reset(FollowedStream *stream, FollowState state)
+{
+	SpinLockAcquire(&stream->mutex);
+	stream->state = state;
+	stream->applied_lsn = InvalidXLogRecPtr;
+	stream->applied_seq = 0;
+	stream->fine_next = 0;
+	stream->coarse_next = 0;
 	SpinLockRelease(&stream->mutex);
 	ConditionVariableBroadcast(&stream->changed);
 }
@@ -99,27 +127,13 @@ positions_read(FollowedStream *stream, PositionsCopy *copy)
 	SpinLockRelease(&stream->mutex);
 }
 
-/* Copy the proofs, oldest first; returns their number. */
-static int
-copy_proofs(FollowedStream *stream, AsOf *proofs)
-{
-	int			count;
-
-	SpinLockAcquire(&stream->mutex);
-	count = Min(stream->as_of_next, AS_OF_RING);
-	for (int i = 0; i < count; i++)
-		proofs[i] = stream->as_of[(stream->as_of_next - count + i) % AS_OF_RING];
-	SpinLockRelease(&stream->mutex);
-	return count;
-}
-
 /* Does the snapshot see that local transaction as finished? */
 static bool
 sees_finished(Snapshot snapshot, uint64 full_xid)
 {
 	TransactionId xid = (TransactionId) full_xid;
 
-	if (full_xid == 0 || snapshot == NULL)
+	if (snapshot == NULL)
 		return true;
 	if (TransactionIdPrecedes(xid, snapshot->xmin))
 		return true;
@@ -128,16 +142,41 @@ sees_finished(Snapshot snapshot, uint64 full_xid)
 	return !XidInMVCCSnapshot(xid, snapshot);
 }
 
+/* The count-th newest entry of a ring, from 0; false: there is none. */
+static bool
+read_proof(FollowedStream *stream, bool fine, uint64 count, AsOf *proof)
+{
+	uint64		next;
+	bool		found;
+
+	SpinLockAcquire(&stream->mutex);
+	next = fine ? stream->fine_next : stream->coarse_next;
+	found = count < Min(next, fine ? AS_OF_FINE : AS_OF_COARSE);
+	if (found)
+		*proof = fine ? stream->fine[(next - 1 - count) % AS_OF_FINE] :
+			stream->coarse[(next - 1 - count) % AS_OF_COARSE];
+	SpinLockRelease(&stream->mutex);
+	return found;
+}
+
+/*
+ * Newest first; nearly always the first one fits.  Proofs that are added meanwhile
+ * make it look at some twice, which does no harm.
+ */
 int64
 positions_proven_boot(FollowedStream *stream, Snapshot snapshot)
 {
-	AsOf		proofs[AS_OF_RING];
-	int			count = copy_proofs(stream, proofs);
+	AsOf		proof;
 
-	for (int i = count - 1; i >= 0; i--)
+	for (uint64 i = 0; read_proof(stream, true, i, &proof); i++)
 	{
-		if (sees_finished(snapshot, proofs[i].xid))
-			return proofs[i].boot_us;
+		if (sees_finished(snapshot, proof.xid))
+			return proof.boot_us;
+	}
+	for (uint64 i = 0; read_proof(stream, false, i, &proof); i++)
+	{
+		if (sees_finished(snapshot, proof.xid))
+			return proof.boot_us;
 	}
 	return -1;
 }

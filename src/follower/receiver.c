@@ -191,9 +191,11 @@ note_applied(Receiver *receiver)
 	XLogRecPtr	applied = Max(receiver->progress.decoded_lsn, apply_last_lsn());
 	PositionsCopy positions;
 
+	uint64		seq = Max(receiver->progress.seq, apply_last_seq());
+
 	positions_read(receiver->stream, &positions);
-	if (applied > positions.applied_lsn)
-		positions_applied(receiver->stream, applied, apply_last_seq(), 0);
+	if (applied > positions.applied_lsn || seq > positions.applied_seq)
+		positions_applied(receiver->stream, applied, seq, 0);
 	prove(receiver, applied);
 
 	if (!receiver->caught_up && !XLogRecPtrIsInvalid(receiver->catch_up_lsn) &&
@@ -201,7 +203,8 @@ note_applied(Receiver *receiver)
 	{
 		receiver->caught_up = true;
 		run_deferred_statements(receiver->row);
-		positions_state(receiver->stream, FOLLOW_STREAMING);
+		if (pg_atomic_read_u32(&receiver->stream->reread) == 0)
+			positions_state(receiver->stream, FOLLOW_STREAMING);
 	}
 }
 
@@ -307,7 +310,6 @@ receive(Receiver *receiver)
 			return;
 		if (len < 0)
 			stream_ended(receiver);
-		receiver->heard_at = fanout_boottime_us();
 		PG_TRY();
 		{
 			receive_message(receiver, data, len);
@@ -317,6 +319,8 @@ receive(Receiver *receiver)
 			PQfreemem(data);
 		}
 		PG_END_TRY();
+		/* Not when it arrived: applying may have waited for a lock. */
+		receiver->heard_at = fanout_boottime_us();
 	}
 }
 

@@ -53,6 +53,12 @@ lag_transactions(const PositionsCopy *positions)
 		positions->leader_seq - positions->applied_seq : 0;
 }
 
+static bool
+lag_transactions_known(const PositionsCopy *positions)
+{
+	return positions->leader_seq > 0 && positions->applied_seq > 0;
+}
+
 /* Followed streams of this database, List of FollowedRow. */
 static List *
 all_rows(void)
@@ -117,7 +123,8 @@ put_positions(FollowedStream *stream, Datum *values, bool *nulls)
 	put_lsn(values, nulls, 8, positions.leader_lsn);
 	values[9] = Int64GetDatum(lag_bytes(&positions));
 	values[10] = Int64GetDatum(lag_transactions(&positions));
-	nulls[9] = nulls[10] = XLogRecPtrIsInvalid(positions.leader_lsn);
+	nulls[9] = XLogRecPtrIsInvalid(positions.leader_lsn);
+	nulls[10] = !lag_transactions_known(&positions);
 	values[11] = Int64GetDatum(positions.applied_transactions);
 	values[12] = TimestampTzGetDatum(positions.last_applied_at);
 	nulls[12] = positions.last_applied_at == 0;
@@ -200,7 +207,8 @@ fanout_lag(PG_FUNCTION_ARGS)
 		values[0] = Int64GetDatum(lag_bytes(&positions));
 		values[1] = Int64GetDatum(lag_transactions(&positions));
 		values[2] = interval_datum(staleness);
-		nulls[0] = nulls[1] = XLogRecPtrIsInvalid(positions.leader_lsn);
+		nulls[0] = XLogRecPtrIsInvalid(positions.leader_lsn);
+		nulls[1] = !lag_transactions_known(&positions);
 		nulls[2] = staleness < 0;
 	}
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls)));

@@ -110,8 +110,8 @@ proof_reached(FollowedStream *stream, uint64 target)
 	int64		newest = -1;
 
 	SpinLockAcquire(&stream->mutex);
-	if (stream->as_of_next > 0)
-		newest = stream->as_of[(stream->as_of_next - 1) % AS_OF_RING].boot_us;
+	if (stream->fine_next > 0)
+		newest = stream->fine[(stream->fine_next - 1) % AS_OF_FINE].boot_us;
 	SpinLockRelease(&stream->mutex);
 	return newest >= (int64) target;
 }

@@ -41,8 +41,13 @@ static MemoryContext worker_context;
 static void
 worker_gone(int code, Datum arg)
 {
-	if (my_stream != NULL)
-		worker_info_stopped(&my_stream->mutex, &my_stream->worker);
+	if (my_stream == NULL)
+		return;
+	SpinLockAcquire(&my_stream->mutex);
+	if (my_stream->state != FOLLOW_FAILED && my_stream->state != FOLLOW_LOST)
+		my_stream->state = FOLLOW_STARTING;
+	SpinLockRelease(&my_stream->mutex);
+	worker_info_stopped(&my_stream->mutex, &my_stream->worker);
 }
 
 /* What every process that writes to replicated tables needs. */
@@ -181,6 +186,17 @@ wait_while_paused(void)
 	}
 }
 
+/* The number of the last transaction is known if it is the one of an earlier worker. */
+static void
+note_start(FollowedStream *stream, XLogRecPtr applied)
+{
+	PositionsCopy positions;
+
+	positions_read(stream, &positions);
+	positions_applied(stream, Max(applied, positions.applied_lsn),
+					  applied <= positions.applied_lsn ? positions.applied_seq : 0, 0);
+}
+
 static void
 stream(FollowedRow *row)
 {
@@ -190,7 +206,7 @@ stream(FollowedRow *row)
 	setup_origin(row);
 	apply_start(my_stream, row);
 	positions_state(my_stream, FOLLOW_CATCHING_UP);
-	positions_applied(my_stream, apply_last_lsn(), 0, 0);
+	note_start(my_stream, apply_last_lsn());
 	receive_and_apply(my_stream, row);
 }
 
@@ -203,7 +219,7 @@ work(FollowedRow *row)
 	else if (strcmp(row->copy_state, COPY_DONE) != 0)
 	{
 		release_origin();
-		positions_state(my_stream, FOLLOW_COPYING);
+		positions_reset(my_stream, FOLLOW_COPYING);
 		initial_copy(my_stream, row);
 	}
 	else
