@@ -6,8 +6,7 @@ UPDATE users SET followers = 0;
 DELETE FROM users;
 WITH w AS (DELETE FROM follows RETURNING *) SELECT * FROM w;
 MERGE INTO users u USING (SELECT 1 AS id) s ON u.id = s.id WHEN MATCHED THEN DELETE;
-COPY users FROM stdin;
-\.
+COPY users FROM '/dev/null';
 TRUNCATE users CASCADE;
 ALTER TABLE users ADD COLUMN extra int;
 CREATE INDEX ON users (name);
