@@ -157,8 +157,8 @@ is_reg_type(Oid typid)
 /*
  * Whether the send function's output means the same on the follower.  Among the
  * built-in types that is so for base types, and ranges of them, without local oids.
- * Vectors are left out: their receive functions refuse what their send functions
- * make of an empty one.
+ * Vectors and (before 15.19 and its like) tsquery are left out: their receive
+ * functions refuse what their send functions make of an empty one.
  */
 static bool
 can_send(Oid typid)
@@ -168,7 +168,7 @@ can_send(Oid typid)
 	bool		result;
 
 	if (typid >= FirstGenbkiObjectId || is_reg_type(typid) || typid == ACLITEMOID ||
-		typid == INT2VECTOROID || typid == OIDVECTOROID)
+		typid == INT2VECTOROID || typid == OIDVECTOROID || typid == TSQUERYOID)
 		return false;
 	tuple = SearchSysCache1(TYPEOID, ObjectIdGetDatum(typid));
 	if (!HeapTupleIsValid(tuple))
