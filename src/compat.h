@@ -71,4 +71,12 @@
 #define fanout_change_tuple(decoded) (&(decoded)->tuple)
 #endif
 
+/*
+ * What the other end of a libpq connection is: versions as PQserverVersion()
+ * gives them.  Binary output of types may differ between major versions; 17
+ * added transaction_timeout.
+ */
+#define fanout_same_major(version) ((version) / 10000 == PG_VERSION_NUM / 10000)
+#define fanout_has_transaction_timeout(version) ((version) >= 170000)
+
 #endif							/* FANOUT_COMPAT_H */

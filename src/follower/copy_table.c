@@ -28,6 +28,7 @@
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
+#include "compat.h"
 #include "follower/copy.h"
 #include "own_tables.h"
 
@@ -78,7 +79,7 @@ can_copy_binary(PGconn *conn, const CopyTable *table, Oid relid, List *types)
 	ListCell   *lc;
 	ListCell   *lc2;
 
-	if (PQserverVersion(conn) / 10000 != PG_VERSION_NUM / 10000)
+	if (!fanout_same_major(PQserverVersion(conn)))
 		return false;
 	forboth(lc, table->columns, lc2, types)
 	{

@@ -20,6 +20,7 @@
 #include "storage/latch.h"
 #include "utils/memutils.h"
 
+#include "compat.h"
 #include "follower/follower.h"
 
 #define CONNECT_TIMEOUT_MS	10000
@@ -171,7 +172,7 @@ set_session(PGconn *conn)
 
 	for (int i = 0; i < lengthof(settings); i++)
 		PQclear(leader_query(conn, settings[i], 0, NULL));
-	if (PQserverVersion(conn) >= 170000)
+	if (fanout_has_transaction_timeout(PQserverVersion(conn)))
 		PQclear(leader_query(conn, "SET transaction_timeout = 0", 0, NULL));
 }
 
