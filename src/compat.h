@@ -71,6 +71,26 @@
 #define fanout_change_tuple(decoded) (&(decoded)->tuple)
 #endif
 
+#include "lib/dshash.h"
+
+/* 17 lets a shared hash table copy its keys in a way of its own. */
+static inline dshash_parameters
+fanout_dshash_parameters(size_t key_size, size_t entry_size, int tranche_id)
+{
+	dshash_parameters parameters = {
+		.key_size = key_size,
+		.entry_size = entry_size,
+		.compare_function = dshash_memcmp,
+		.hash_function = dshash_memhash,
+#if PG_VERSION_NUM >= 170000
+		.copy_function = dshash_memcpy,
+#endif
+		.tranche_id = tranche_id,
+	};
+
+	return parameters;
+}
+
 /*
  * What the other end of a libpq connection is: versions as PQserverVersion()
  * gives them.  Binary output of types may differ between major versions; 17

@@ -42,7 +42,7 @@ shmem_request(void)
 	size = add_size(size, MAXALIGN(mul_size(sizeof(FollowedStream), fanout_max_streams)));
 	size = add_size(size, MAXALIGN(history_shmem_size()));
 	RequestAddinShmemSpace(size);
-	RequestNamedLWLockTranche(FANOUT_TRANCHE, 2);
+	RequestNamedLWLockTranche(FANOUT_TRANCHE, 3);
 }
 
 static void
@@ -59,6 +59,8 @@ init_control(void)
 
 	Fanout->lock = &locks[0].lock;
 	Fanout->registry_lock = &locks[1].lock;
+	Fanout->activity_lock = &locks[2].lock;
+	Fanout->activity_area = DSM_HANDLE_INVALID;
 	SpinLockInit(&Fanout->mutex);
 	Fanout->launcher_procno = -1;
 	Fanout->dropping_dboid = InvalidOid;
@@ -204,6 +206,20 @@ leader_stream_find_by_name(Oid dboid, const char *name)
 	}
 	LWLockRelease(Fanout->lock);
 	return result;
+}
+
+/* Reads without a lock: a stream that is being made or dropped may count or not. */
+bool
+leader_of_any_stream(Oid dboid)
+{
+	if (Fanout == NULL || pg_atomic_read_u32(&Fanout->leader_streams) == 0)
+		return false;
+	for (int i = 0; i < fanout_max_streams; i++)
+	{
+		if (LeaderStreams[i].in_use && LeaderStreams[i].dboid == dboid)
+			return true;
+	}
+	return false;
 }
 
 /* What a claim resets: everything but the mutex and the identity. */

@@ -23,6 +23,7 @@
 
 #include "pg_fanout.h"
 
+#include "lib/dshash.h"
 #include "port/atomics.h"
 #include "storage/condition_variable.h"
 #include "storage/latch.h"
@@ -192,6 +193,9 @@ typedef struct FanoutShmem
 {
 	LWLock	   *lock;			/* claims and look-ups of entries */
 	LWLock	   *registry_lock;	/* writing a registry file */
+	LWLock	   *activity_lock;	/* making and finding the hash table of table_activity.c */
+	dsa_handle	activity_area;	/* DSM_HANDLE_INVALID: not made yet */
+	dshash_table_handle activity_table;
 	slock_t		mutex;
 	int			launcher_procno;	/* -1: not running */
 	Oid			dropping_dboid; /* no worker is started for a database being dropped */
@@ -222,6 +226,7 @@ extern void fanout_shmem_init(void);
  */
 extern LeaderStream *leader_stream_find(Oid dboid, int32 id);
 extern LeaderStream *leader_stream_find_by_name(Oid dboid, const char *name);
+extern bool leader_of_any_stream(Oid dboid);
 extern LeaderStream *leader_stream_claim(Oid dboid, int32 id);
 extern void leader_stream_release(LeaderStream *stream);
 extern FollowedStream *followed_stream_find(Oid dboid, int32 id);

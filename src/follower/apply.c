@@ -27,6 +27,7 @@
 
 #include "compat.h"
 #include "follower/apply_internal.h"
+#include "follower/table_activity.h"
 
 ApplyPosition apply_position;
 
@@ -44,12 +45,14 @@ typedef struct LocalCommit
 static struct
 {
 	FollowedStream *stream;
+	int32		followed_id;
 	bool		in_group;		/* a local transaction is open */
 	bool		in_txn;			/* a leader transaction is half applied */
 	bool		passing;		/* ... which was applied before */
 	uint64		changes;		/* in the group */
 	uint64		transactions;
 	LogTxn		last;			/* the last whole transaction in the group */
+	slist_head	changed;		/* relations that the group changed */
 	Change		change;
 
 	XLogRecPtr	applied_lsn;	/* committed here */
@@ -70,7 +73,9 @@ apply_start(FollowedStream *stream, const FollowedRow *row)
 											ALLOCSET_DEFAULT_SIZES);
 	memset(&applier, 0, sizeof(applier));
 	dlist_init(&applier.commits);
+	slist_init(&applier.changed);
 	applier.stream = stream;
+	applier.followed_id = row->id;
 	applier.applied_lsn = replorigin_session_get_progress(false);
 	applier.durable_lsn = applier.applied_lsn;
 
@@ -143,6 +148,29 @@ commit_local(void)
 }
 
 void
+apply_count(ApplyRelation *relation)
+{
+	if (relation->changes++ == 0)
+		slist_push_head(&applier.changed, &relation->changed);
+}
+
+/* The group is committed: tell what it changed. */
+static void
+report_changes(void)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	while (!slist_is_empty(&applier.changed))
+	{
+		ApplyRelation *relation = slist_container(ApplyRelation, changed,
+												  slist_pop_head_node(&applier.changed));
+
+		table_activity_add(applier.followed_id, relation->relid, relation->changes, now);
+		relation->changes = 0;
+	}
+}
+
+void
 apply_commit_group(void)
 {
 	if (!applier.in_group || applier.in_txn)
@@ -154,6 +182,7 @@ apply_commit_group(void)
 	applier.applied_seq = applier.last.seq;
 	positions_applied(applier.stream, applier.applied_lsn, applier.applied_seq,
 					  applier.transactions);
+	report_changes();
 	applier.changes = 0;
 	applier.transactions = 0;
 	pgstat_report_stat(false);
@@ -178,6 +207,7 @@ apply_change(const Change *change)
 		if (!relation_wants(relation, &apply_position.txn))
 			return;
 		apply_row_change(group_open(change->relid), change);
+		apply_count(relation);
 	}
 	next_command();
 }

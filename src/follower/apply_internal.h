@@ -5,6 +5,7 @@
 #ifndef FANOUT_APPLY_INTERNAL_H
 #define FANOUT_APPLY_INTERNAL_H
 
+#include "lib/ilist.h"
 #include "nodes/execnodes.h"
 
 #include "follower/follower.h"
@@ -43,6 +44,10 @@ typedef struct ApplyRelation
 	Oid			find_index;		/* rows are found by it; InvalidOid: by a scan */
 	char	   *filter_snapshot;	/* NULL: none */
 	XLogRecPtr	filter_until;
+
+	/* Changes of the running local transaction, and the list of those that have any. */
+	uint64		changes;
+	slist_node	changed;
 
 	/* Open for the running local transaction only. */
 	Relation	rel;			/* NULL: not open */
@@ -83,6 +88,9 @@ extern void column_input_init(ColumnInput *input, const ColumnDesc *column,
 							  Form_pg_attribute attr);
 extern Datum column_input_value(ColumnInput *input, const ColumnDesc *column,
 								const ColumnValue *value);
+
+/* apply.c: count a change of the running local transaction. */
+extern void apply_count(ApplyRelation *relation);
 
 /* apply_row.c, apply_truncate.c */
 extern void apply_row_change(ApplyRelation *relation, const Change *change);

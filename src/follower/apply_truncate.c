@@ -50,8 +50,10 @@ apply_truncate(const Change *change, const LogTxn *txn)
 	{
 		ApplyRelation *relation = relation_map_get(change->relids[i]);
 
-		if (relation_wants(relation, txn))
-			add_relation(&truncation, relation->relid);
+		if (!relation_wants(relation, txn))
+			continue;
+		add_relation(&truncation, relation->relid);
+		apply_count(relation);
 	}
 	if (truncation.rels == NIL)
 		return;

@@ -190,18 +190,41 @@ run_statement(const char *statement)
 		elog(ERROR, "could not empty a table");
 }
 
+/* How much there is to copy, for fanout.table_staleness and fanout.copy_progress. */
+static void
+note_totals(const FollowedRow *row, const CopySession *session)
+{
+	ListCell   *lc;
+
+	change_rows("UPDATE fanout.followed_stream SET copy_started_at = pg_catalog.clock_timestamp()"
+				" WHERE id = $1", row->id);
+	foreach(lc, session->tables)
+	{
+		CopyTable  *table = lfirst(lc);
+
+		change_rows(psprintf("UPDATE fanout.followed_table SET total_rows = " INT64_FORMAT ","
+							 " total_bytes = " INT64_FORMAT ", copied_rows = NULL,"
+							 " copied_bytes = NULL, copied_at = NULL"
+							 " WHERE followed_id = $1 AND nspname = %s AND relname = %s"
+							 " AND state = 'p'", table->rows, table->bytes,
+							 quote_literal_cstr(table->nspname),
+							 quote_literal_cstr(table->relname)), row->id);
+	}
+}
+
 /*
  * Empty what is to be copied.  A table that is referenced by one that is not
  * copied can't be truncated; then rows are deleted.
  */
 static void
-empty_pending_tables(const FollowedRow *row)
+empty_pending_tables(const FollowedRow *row, const CopySession *session)
 {
 	List	   *names;
 	StringInfoData truncate;
 	ListCell   *lc;
 
 	begin_step("emptying the tables to be copied");
+	note_totals(row, session);
 	names = pending_names(row);
 	if (referenced_from_outside(row))
 	{
@@ -222,7 +245,7 @@ empty_pending_tables(const FollowedRow *row)
 static void
 step_data(FollowedRow *row, CopySession *session)
 {
-	empty_pending_tables(row);
+	empty_pending_tables(row, session);
 	pgstat_report_activity(STATE_RUNNING, "copying tables");
 	copy_pending_tables(row, session);
 

@@ -16,7 +16,8 @@ typedef struct CopyTable
 	char	   *relname;
 	List	   *columns;		/* of char *; names */
 	char	   *row_filter;		/* NULL: all rows */
-	int64		bytes;			/* on the leader, for the order of the copy */
+	int64		rows;			/* on the leader, as it estimates */
+	int64		bytes;			/* on the leader; the order of the copy */
 } CopyTable;
 
 /* copy_snapshot.c: the leader's side */

@@ -35,7 +35,7 @@ leader_tables(PGconn *conn, const char *stream)
 {
 	const char *params[] = {stream};
 	PGresult   *res = leader_query(conn,
-								   "SELECT t.nspname, t.relname, t.row_filter, t.bytes, c.name"
+								   "SELECT t.nspname, t.relname, t.row_filter, t.bytes, c.name, t.rows"
 								   " FROM fanout.stream_tables($1) t"
 								   " LEFT JOIN LATERAL pg_catalog.unnest(t.columns)"
 								   "  WITH ORDINALITY AS c (name, n) ON true"
@@ -54,6 +54,7 @@ leader_tables(PGconn *conn, const char *stream)
 			table->relname = pstrdup(PQgetvalue(res, i, 1));
 			table->row_filter = PQgetisnull(res, i, 2) ? NULL : pstrdup(PQgetvalue(res, i, 2));
 			table->bytes = strtoll(PQgetvalue(res, i, 3), NULL, 10);
+			table->rows = strtoll(PQgetvalue(res, i, 5), NULL, 10);
 			tables = lappend(tables, table);
 		}
 		if (!PQgetisnull(res, i, 4))

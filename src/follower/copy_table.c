@@ -244,7 +244,8 @@ note_copied(const FollowedRow *row, Oid relid, const char *snapshot, char *flush
 
 	own_tables_begin(&state);
 	if (SPI_execute_with_args("UPDATE fanout.followed_table SET state = 'c', filter_snapshot = $3,"
-							  " filter_until = $4, copied_rows = $5, copied_bytes = $6"
+							  " filter_until = $4, copied_rows = $5, copied_bytes = $6,"
+							  " copied_at = pg_catalog.clock_timestamp()"
 							  " WHERE followed_id = $1 AND relid = $2",
 							  lengthof(types), types, values, NULL, false, 0) != SPI_OK_UPDATE)
 		elog(ERROR, "could not write fanout.followed_table");

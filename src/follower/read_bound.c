@@ -12,7 +12,8 @@
  * A snapshot that somebody else reads with must not be replaced: a query inside
  * a STABLE function shares its caller's snapshot, and one in REPEATABLE READ that of
  * its transaction.  Such a statement is checked, and fails at once when the
- * snapshot is too old.  For REPEATABLE READ and SERIALIZABLE it is BEGIN that waits,
+ * snapshot is too old; a query that shares its caller's snapshot must be as fresh
+ * as its caller had to be.  For REPEATABLE READ and SERIALIZABLE it is BEGIN that waits,
  * since the snapshot is taken by the first statement after it.
  *
  * How fresh: as new as the leader was max_staleness before the statement began
@@ -48,7 +49,22 @@ static bool read_after_seen = false;
 /* When the running REPEATABLE READ transaction's BEGIN came; 0: no explicit BEGIN. */
 static int64 xact_begin_boot = 0;
 
+/*
+ * Bounded queries that are being executed, and when each began: for queries
+ * inside them that read with their snapshot.  It is alive as long as the query, so its
+ * address tells it.  The list lives in TopTransactionContext.
+ */
+typedef struct RunningQuery
+{
+	QueryDesc  *query;
+	int64		began_boot;
+	int			nest_level;		/* of the subtransaction that began it */
+} RunningQuery;
+
+static List *running_queries = NIL;
+
 static ExecutorStart_hook_type prev_executor_start = NULL;
+static ExecutorEnd_hook_type prev_executor_end = NULL;
 static ProcessUtility_hook_type prev_process_utility = NULL;
 
 static inline bool
@@ -72,11 +88,11 @@ read_deadline(void)
 
 /* ---------- errors ---------- */
 
+/* inherits: the query reads with its caller's snapshot. */
 static void
-stale_read(FollowedStream *stream, Snapshot snapshot)
+stale_read(FollowedStream *stream, Snapshot snapshot, bool inherits)
 {
 	int64		staleness = positions_staleness(stream, snapshot);
-	bool		xact_snapshot = IsolationUsesXactSnapshot();
 
 	ereport(ERROR,
 			(errcode(FANOUT_ERRCODE_STALE_READ),
@@ -86,8 +102,10 @@ stale_read(FollowedStream *stream, Snapshot snapshot)
 					   NameStr(stream->stream), max_staleness) :
 			 errdetail("The staleness of stream \"%s\" is %.3f ms; \"fanout.max_staleness\" is %d ms.",
 					   NameStr(stream->stream), staleness / 1000.0, max_staleness),
-			 xact_snapshot ?
-			 errhint("In REPEATABLE READ and SERIALIZABLE only an explicit BEGIN can wait for a fresher state.") : 0));
+			 IsolationUsesXactSnapshot() ?
+			 errhint("In REPEATABLE READ and SERIALIZABLE only an explicit BEGIN can wait for a fresher state.") :
+			 inherits ?
+			 errhint("A query in a STABLE function reads with its caller's snapshot and can't wait. Let the calling statement read a replicated table, or make the function VOLATILE.") : 0));
 }
 
 static void
@@ -127,30 +145,58 @@ streams_read(PlannedStmt *stmt)
 	return streams;
 }
 
-static List *
-all_streams_here(void)
-{
-	List	   *streams = NIL;
-
-	LWLockAcquire(Fanout->lock, LW_SHARED);
-	for (int i = 0; i < fanout_max_streams; i++)
-	{
-		if (FollowedStreams[i].in_use && FollowedStreams[i].dboid == MyDatabaseId)
-			streams = lappend(streams, &FollowedStreams[i]);
-	}
-	LWLockRelease(Fanout->lock);
-	return streams;
-}
-
 /* ---------- checking and waiting ---------- */
 
-/* Up to when a statement that begins now must see the leader's commits. */
+/* Up to when a statement that began then must see the leader's commits; -1: no bound. */
 static int64
-required_boot(void)
+required_boot(int64 began_boot)
 {
+	if (max_staleness < 0)
+		return -1;
 	if (max_staleness == 0 && IsolationUsesXactSnapshot() && xact_begin_boot > 0)
 		return xact_begin_boot;
-	return fanout_boottime_us() - (int64) max_staleness * 1000;
+	return began_boot - (int64) max_staleness * 1000;
+}
+
+/* When did the query that this snapshot was taken for begin?  Now, when it is not known. */
+static int64
+snapshot_began(Snapshot snapshot)
+{
+	ListCell   *lc;
+
+	foreach(lc, running_queries)
+	{
+		RunningQuery *running = lfirst(lc);
+
+		if (running->query->snapshot == snapshot)
+			return running->began_boot;
+	}
+	return fanout_boottime_us();
+}
+
+static void
+remember_query(QueryDesc *query, int64 began_boot)
+{
+	MemoryContext oldcontext = MemoryContextSwitchTo(TopTransactionContext);
+	RunningQuery *running = palloc(sizeof(RunningQuery));
+
+	running->query = query;
+	running->began_boot = began_boot;
+	running->nest_level = GetCurrentTransactionNestLevel();
+	running_queries = lcons(running, running_queries);
+	MemoryContextSwitchTo(oldcontext);
+}
+
+static void
+forget_query(QueryDesc *query)
+{
+	ListCell   *lc;
+
+	foreach(lc, running_queries)
+	{
+		if (((RunningQuery *) lfirst(lc))->query == query)
+			running_queries = foreach_delete_current(running_queries, lc);
+	}
 }
 
 /* The first of the streams that the snapshot does not show as of boot_us; NULL: none. */
@@ -159,6 +205,8 @@ first_stale(List *streams, Snapshot snapshot, int64 boot_us)
 {
 	ListCell   *lc;
 
+	if (max_staleness < 0)
+		return NULL;
 	foreach(lc, streams)
 	{
 		if (positions_proven_boot(lfirst(lc), snapshot) < boot_us)
@@ -209,30 +257,28 @@ bound_query(QueryDesc *query)
 {
 	List	   *streams = streams_read(query->plannedstmt);
 	bool		check_token = token_wanted();
+	bool		inherits = !may_replace(query);
+	int64		began_boot;
 	int64		boot_us;
+	FollowedStream *stale;
 
 	if (streams == NIL)
 		return;
-	boot_us = max_staleness >= 0 ? required_boot() : -1;
+	began_boot = inherits ? snapshot_began(query->snapshot) : fanout_boottime_us();
+	boot_us = required_boot(began_boot);
 
-	if (!check_token && first_stale(streams, query->snapshot, boot_us) == NULL)
-		return;
-	if (may_replace(query))
+	if (!inherits && (check_token || first_stale(streams, query->snapshot, boot_us) != NULL))
 	{
 		wait_for_bounds(streams, boot_us);
 		replace_snapshot(query);
 		check_token = token_wanted();
 	}
-
 	if (check_token)
 		token_not_applied();
-	if (max_staleness >= 0)
-	{
-		FollowedStream *stale = first_stale(streams, query->snapshot, boot_us);
-
-		if (stale != NULL)
-			stale_read(stale, query->snapshot);
-	}
+	stale = first_stale(streams, query->snapshot, boot_us);
+	if (stale != NULL)
+		stale_read(stale, query->snapshot, inherits);
+	remember_query(query, began_boot);
 }
 
 static void
@@ -246,6 +292,18 @@ bound_executor_start(QueryDesc *query, int eflags)
 		prev_executor_start(query, eflags);
 	else
 		standard_ExecutorStart(query, eflags);
+}
+
+static void
+bound_executor_end(QueryDesc *query)
+{
+	if (running_queries != NIL)
+		forget_query(query);
+
+	if (prev_executor_end)
+		prev_executor_end(query);
+	else
+		standard_ExecutorEnd(query);
 }
 
 /* ---------- utility statements ---------- */
@@ -278,7 +336,7 @@ bound_copy(CopyStmt *stmt)
 
 	if (streams == NIL || !ActiveSnapshotSet())
 		return;
-	boot_us = max_staleness >= 0 ? required_boot() : -1;
+	boot_us = required_boot(fanout_boottime_us());
 	if (!IsolationUsesXactSnapshot())
 	{
 		wait_for_bounds(streams, boot_us);
@@ -286,9 +344,9 @@ bound_copy(CopyStmt *stmt)
 	}
 	if (token_wanted())
 		token_not_applied();
-	stale = max_staleness >= 0 ? first_stale(streams, GetActiveSnapshot(), boot_us) : NULL;
+	stale = first_stale(streams, GetActiveSnapshot(), boot_us);
 	if (stale != NULL)
-		stale_read(stale, GetActiveSnapshot());
+		stale_read(stale, GetActiveSnapshot(), false);
 }
 
 /* BEGIN, or SET TRANSACTION before the first statement: wait while it helps. */
@@ -299,7 +357,7 @@ bound_begin(void)
 		return;
 	xact_begin_boot = fanout_boottime_us();
 	if (bounded())
-		wait_for_bounds(all_streams_here(),
+		wait_for_bounds(followed_streams_here(NULL),
 						xact_begin_boot - (int64) Max(max_staleness, 0) * 1000);
 }
 
@@ -338,8 +396,26 @@ bound_process_utility(PlannedStmt *pstmt, const char *query_string, bool read_on
 static void
 bound_xact_callback(XactEvent event, void *arg)
 {
-	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
-		xact_begin_boot = 0;
+	if (event != XACT_EVENT_COMMIT && event != XACT_EVENT_ABORT && event != XACT_EVENT_PREPARE)
+		return;
+	xact_begin_boot = 0;
+	running_queries = NIL;
+}
+
+/* Queries that fail have no end: what the subtransaction began is gone. */
+static void
+bound_subxact_callback(SubXactEvent event, SubTransactionId subid,
+					   SubTransactionId parent, void *arg)
+{
+	ListCell   *lc;
+
+	if (event != SUBXACT_EVENT_ABORT_SUB)
+		return;
+	foreach(lc, running_queries)
+	{
+		if (((RunningQuery *) lfirst(lc))->nest_level >= GetCurrentTransactionNestLevel())
+			running_queries = foreach_delete_current(running_queries, lc);
+	}
 }
 
 /* ---------- parameters ---------- */
@@ -382,7 +458,10 @@ read_bound_init(void)
 
 	prev_executor_start = ExecutorStart_hook;
 	ExecutorStart_hook = bound_executor_start;
+	prev_executor_end = ExecutorEnd_hook;
+	ExecutorEnd_hook = bound_executor_end;
 	prev_process_utility = ProcessUtility_hook;
 	ProcessUtility_hook = bound_process_utility;
 	RegisterXactCallback(bound_xact_callback, NULL);
+	RegisterSubXactCallback(bound_subxact_callback, NULL);
 }

@@ -11,6 +11,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "access/xlog.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "utils/builtins.h"
@@ -37,9 +38,8 @@ token_matches(const Token *token, FollowedStream *stream)
 	return matches;
 }
 
-/* Streams of this database, with that name unless it is NULL. */
-static List *
-followed_here(const char *stream_name)
+List *
+followed_streams_here(const char *stream_name)
 {
 	List	   *streams = NIL;
 
@@ -53,6 +53,13 @@ followed_here(const char *stream_name)
 			streams = lappend(streams, stream);
 	}
 	LWLockRelease(Fanout->lock);
+	return streams;
+}
+
+static List *
+require_followed_streams(const char *stream_name)
+{
+	List	   *streams = followed_streams_here(stream_name);
 
 	if (streams == NIL && stream_name != NULL)
 		ereport(ERROR,
@@ -68,7 +75,7 @@ followed_here(const char *stream_name)
 List *
 token_streams(const Token *token, const char *stream_name)
 {
-	List	   *streams = followed_here(stream_name);
+	List	   *streams = require_followed_streams(stream_name);
 	ListCell   *lc;
 
 	if (!token->has_leader && list_length(streams) > 1)
@@ -176,6 +183,23 @@ wait_fresh(FollowedStream *stream, int64 boot_us, TimestampTz deadline)
 }
 
 /*
+ * A token that comes back to the leader it was taken on has nothing to wait for.
+ * A copy of the leader's files that became a follower has the leader's identity, too:
+ * there the stream counts.
+ */
+static bool
+is_own_commit(const Token *token)
+{
+	LeaderIdentity here = leader_identity_here();
+
+	return token->has_leader &&
+		token->leader.system_identifier == here.system_identifier &&
+		token->leader.dboid == here.dboid &&
+		token->lsn <= GetXLogInsertRecPtr() &&
+		leader_of_any_stream(MyDatabaseId) && followed_streams_here(NULL) == NIL;
+}
+
+/*
  * wait_for(token text, timeout interval, stream name) RETURNS boolean
  *
  * True: what the token covers is visible to the next statement.  False: the
@@ -196,6 +220,8 @@ fanout_wait_for(PG_FUNCTION_ARGS)
 				 errmsg("token and timeout must not be null")));
 	token = token_parse_or_fail(text_to_cstring(PG_GETARG_TEXT_PP(0)));
 	timeout = PG_GETARG_INTERVAL_P(1);
+	if (PG_ARGISNULL(2) && is_own_commit(&token))
+		PG_RETURN_BOOL(true);
 	streams = token_streams(&token, PG_ARGISNULL(2) ? NULL : NameStr(*PG_GETARG_NAME(2)));
 
 	/* The snapshot of such a transaction stands: waiting would show it nothing new. */

@@ -16,6 +16,9 @@
 /* Of an SQLSTATE class of our own: a read could not be as fresh as it must be. */
 #define FANOUT_ERRCODE_STALE_READ	MAKE_SQLSTATE('F', 'O', '0', '0', '2')
 
+/* Streams followed by this database, with that name unless it is NULL; may be NIL. */
+extern List *followed_streams_here(const char *stream_name);
+
 /*
  * The streams followed by this database that a token speaks of, a List of
  * FollowedStream.  stream_name NULL: all of the token's leader.  Fails when

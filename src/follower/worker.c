@@ -30,6 +30,7 @@
 
 #include "compat.h"
 #include "follower/follower.h"
+#include "follower/table_activity.h"
 #include "launcher.h"
 #include "wire/message.h"
 
@@ -119,6 +120,7 @@ forget_stream(const Hint *hint)
 	replorigin_drop_by_name(origin, true, false);
 	CommitTransactionCommand();
 	hint_remove(HINT_FOLLOWED, hint->dboid, hint->id);
+	table_activity_forget(hint->id);
 
 	/* From here on the record may be another stream's. */
 	worker_info_stopped(&stream->mutex, &stream->worker);

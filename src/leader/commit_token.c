@@ -43,21 +43,6 @@ commit_token_lsn(void)
 	return last_commit_lsn;
 }
 
-/* Does this database lead any stream?  One read of shared memory if the server leads none. */
-static bool
-database_leads(void)
-{
-	if (Fanout == NULL || pg_atomic_read_u32(&Fanout->leader_streams) == 0)
-		return false;
-	for (int i = 0; i < fanout_max_streams; i++)
-	{
-		/* Racy and harmless: a stream being made or dropped may count or not. */
-		if (LeaderStreams[i].in_use && LeaderStreams[i].dboid == MyDatabaseId)
-			return true;
-	}
-	return false;
-}
-
 /* Make the server look at the parameter's text before the next ReadyForQuery. */
 static void
 mark_changed(void)
@@ -71,7 +56,7 @@ mark_changed(void)
 void
 commit_token_note(XLogRecPtr lsn)
 {
-	if (!database_leads())
+	if (!leader_of_any_stream(MyDatabaseId))
 		return;
 	mark_changed();
 	last_commit_lsn = lsn;
@@ -84,7 +69,7 @@ token_xact_callback(XactEvent event, void *arg)
 	{
 		case XACT_EVENT_PRE_COMMIT:
 			commit_under_way = TransactionIdIsValid(GetTopTransactionIdIfAny()) &&
-				database_leads();
+				leader_of_any_stream(MyDatabaseId);
 			if (commit_under_way)
 				mark_changed();
 			break;
@@ -140,7 +125,7 @@ fanout_token(PG_FUNCTION_ARGS)
 	LeaderIdentity here = leader_identity_here();
 
 	fanout_require_preload();
-	if (!database_leads())
+	if (!leader_of_any_stream(MyDatabaseId))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("this database is not the leader of any stream"),

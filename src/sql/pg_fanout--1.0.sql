@@ -34,6 +34,7 @@ CREATE TABLE fanout.followed_stream (
         CHECK (copy_state IN ('schema', 'data', 'indexes', 'done')),
     start_lsn pg_lsn,
     schema_done boolean NOT NULL DEFAULT false,
+    copy_started_at timestamptz,
     leader_system text NOT NULL,
     leader_database oid NOT NULL,
     created_at timestamptz NOT NULL DEFAULT now(),
@@ -49,8 +50,11 @@ CREATE TABLE fanout.followed_table (
     state "char" NOT NULL,
     filter_snapshot text,
     filter_until pg_lsn,
+    total_rows bigint,
+    total_bytes bigint,
     copied_rows bigint,
     copied_bytes bigint,
+    copied_at timestamptz,
     PRIMARY KEY (followed_id, relid)
 );
 COMMENT ON TABLE fanout.followed_table IS 'tables of this database that a stream replicates into';
@@ -207,6 +211,85 @@ RETURNS record AS 'MODULE_PATHNAME', 'fanout_lag' LANGUAGE C VOLATILE;
 COMMENT ON FUNCTION fanout.lag(name) IS
     'how far this follower is behind; stream may be omitted when it follows just one';
 
+CREATE FUNCTION fanout.table_activity(
+    OUT followed_id integer, OUT relid oid, OUT changes_applied bigint, OUT last_changed_at timestamptz)
+RETURNS SETOF record AS 'MODULE_PATHNAME', 'fanout_table_activity' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION fanout.table_activity() IS
+    'changes applied to each table since the server''s start';
+
+/* The definer may see what others' processes do, whoever asks. */
+CREATE FUNCTION fanout.copies_under_way(OUT relid oid, OUT copied_rows bigint, OUT copied_bytes bigint)
+RETURNS SETOF record LANGUAGE sql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT relid, tuples_processed, bytes_processed
+    FROM pg_stat_progress_copy JOIN pg_stat_activity USING (pid)
+    WHERE pg_stat_progress_copy.datname = current_database() AND command = 'COPY FROM'
+      AND backend_type IN ('pg_fanout follower', 'pg_fanout copy')
+$$;
+COMMENT ON FUNCTION fanout.copies_under_way() IS
+    'tables of this database that are being copied from a leader at this moment';
+
+CREATE VIEW fanout.table_staleness AS
+SELECT f.stream, t.relid::regclass AS relation,
+    CASE WHEN t.state = 'p' AND c.relid IS NULL THEN 'pending'
+         WHEN t.state = 'p' THEN 'copying'
+         WHEN f.copy_state <> 'done' THEN 'copied'
+         ELSE s.state END AS state,
+    coalesce(c.copied_rows, t.copied_rows) AS copied_rows,
+    coalesce(c.copied_bytes, t.copied_bytes) AS copied_bytes,
+    t.total_bytes,
+    coalesce(a.changes_applied, 0) AS changes_applied,
+    a.last_changed_at,
+    CASE WHEN t.state <> 'p' AND f.copy_state = 'done' THEN s.staleness END AS staleness
+FROM fanout.followed_stream f
+JOIN fanout.followed_table t ON t.followed_id = f.id
+JOIN fanout.staleness_state() s ON s.stream = f.stream
+LEFT JOIN fanout.table_activity() a ON a.followed_id = f.id AND a.relid = t.relid
+LEFT JOIN fanout.copies_under_way() c ON c.relid = t.relid AND t.state = 'p'
+WHERE f.dboid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database());
+COMMENT ON VIEW fanout.table_staleness IS
+    'tables that streams replicate into: how much of the copy is done, what was applied since the server''s start, and how stale the table is to this query''s snapshot';
+COMMENT ON COLUMN fanout.table_staleness.copied_bytes IS 'bytes received from the leader, in the form that COPY sends';
+COMMENT ON COLUMN fanout.table_staleness.total_bytes IS 'size on the leader''s disk when the copy began, without indexes';
+
+CREATE VIEW fanout.copy_progress AS
+WITH tables AS (
+    SELECT f.stream, f.copy_state, f.copy_started_at, t.state, t.copied_at,
+        coalesce(c.copied_rows, t.copied_rows, 0) AS copied_rows,
+        coalesce(c.copied_bytes, t.copied_bytes, 0) AS copied_bytes,
+        t.total_bytes,
+        greatest(t.total_bytes, 1)::numeric AS weight,
+        -- The leader's estimate of rows may be off: never done before it is.
+        CASE WHEN t.state <> 'p' THEN 1
+             WHEN t.total_rows > 0 THEN least(0.99, c.copied_rows / t.total_rows::numeric)
+             ELSE least(0.99, c.copied_bytes / greatest(t.total_bytes, 1)::numeric) END AS done
+    FROM fanout.followed_stream f
+    JOIN fanout.followed_table t ON t.followed_id = f.id
+    LEFT JOIN fanout.copies_under_way() c ON c.relid = t.relid AND t.state = 'p'
+    WHERE f.copy_data
+      AND f.dboid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
+), totals AS (
+    SELECT stream, copy_state, copy_started_at, count(*) AS tables,
+        count(*) FILTER (WHERE state <> 'p') AS tables_copied,
+        sum(copied_rows)::bigint AS copied_rows, sum(copied_bytes)::bigint AS copied_bytes,
+        sum(total_bytes)::bigint AS total_bytes,
+        sum(weight * coalesce(done, 0)) / sum(weight) AS done,
+        coalesce(sum(weight) FILTER (WHERE copied_at < copy_started_at), 0) / sum(weight) AS done_before
+    FROM tables GROUP BY stream, copy_state, copy_started_at
+)
+SELECT stream,
+    CASE copy_state WHEN 'schema' THEN 'schema' WHEN 'data' THEN 'copying'
+                    WHEN 'indexes' THEN 'making indexes' ELSE 'done' END AS state,
+    tables, tables_copied, copied_rows, copied_bytes, total_bytes,
+    round(100 * done, 1) AS percent, copy_started_at AS started_at,
+    CASE WHEN copy_state = 'data' AND done > done_before
+         THEN (clock_timestamp() - copy_started_at) * ((1 - done) / (done - done_before))::double precision
+         END AS time_left
+FROM totals;
+COMMENT ON VIEW fanout.copy_progress IS
+    'the initial copy of each followed stream in one line; percent and time_left are of the rows, indexes come after them';
+
 CREATE FUNCTION fanout.history_state(
     OUT stream name, OUT at timestamptz,
     OUT staleness_p50 interval, OUT staleness_p95 interval, OUT staleness_max interval,
@@ -296,7 +379,9 @@ GRANT EXECUTE ON FUNCTION fanout.staleness_state(), fanout.lag(name),
     fanout.token(), fanout.wait_for_followers(integer, text, interval) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION fanout.streams_state(), fanout.followers_state() TO pg_monitor;
 GRANT EXECUTE ON FUNCTION fanout.history_state(), fanout.staleness_chart(name, integer) TO PUBLIC;
-GRANT SELECT ON fanout.staleness, fanout.staleness_history TO PUBLIC;
+GRANT EXECUTE ON FUNCTION fanout.table_activity(), fanout.copies_under_way() TO PUBLIC;
+GRANT SELECT ON fanout.staleness, fanout.staleness_history, fanout.table_staleness,
+    fanout.copy_progress TO PUBLIC;
 GRANT SELECT ON fanout.streams, fanout.followers TO pg_monitor;
 
 /*
