@@ -5,13 +5,16 @@ use strict;
 use warnings FATAL => 'all';
 
 use Exporter 'import';
+use FindBin;
+use IPC::Run;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(sleep time);
 
 our @EXPORT = qw(new_server new_leader new_follower follow conninfo wait_for_copy
-  wait_for_catchup wait_until same_data checksums worker_pid);
+  wait_for_catchup wait_until same_data checksums worker_pid client start_client
+  session state_is);
 
 # A running server with the library loaded; settings are lines of postgresql.conf.
 sub new_server
@@ -143,6 +146,47 @@ sub same_data
 		is_deeply(checksums($follower), $expected, "$what: " . $follower->name . ' equals the leader');
 	}
 	return;
+}
+
+# Wait until the follower's stream is in that state.
+sub state_is
+{
+	my ($follower, $state) = @_;
+	wait_until($follower->name . " to be $state",
+		sub { (try_value($follower, 'SELECT state FROM fanout.staleness') // '') eq $state });
+	return;
+}
+
+# Start a program of test/client; returns its harness and references to what it prints.
+sub start_client
+{
+	my ($program, $input, @args) = @_;
+	my ($out, $err) = ('', '');
+	my $harness = IPC::Run::start([ "$FindBin::Bin/../client/$program", @args ],
+		'<', \$input, '>', \$out, '2>', \$err);
+	return ($harness, \$out, \$err);
+}
+
+# Run one to its end; returns what it printed, dies when it failed.
+sub client
+{
+	my ($harness, $out, $err) = start_client($_[0], '', @_[ 1 .. $#_ ]);
+	$harness->finish;
+	diag($$err) if $$err ne '';
+	die "$_[0] failed" if $harness->full_result(0) != 0;
+	return $$out;
+}
+
+# Send lines to a server through one session (test/client/session.c); returns for
+# each the tag, the first value and the commit token.
+sub session
+{
+	my ($node, @lines) = @_;
+	my ($harness, $out, $err) =
+	  start_client('session', join('', map { "$_\n" } @lines), conninfo($node));
+	$harness->finish;
+	die "session failed: $$err" if $harness->full_result(0) != 0;
+	return map { [ split /\t/, $_, -1 ] } split /\n/, $$out;
 }
 
 # The process of the follower's worker; undef when it does not run.
