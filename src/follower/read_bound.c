@@ -63,6 +63,12 @@ typedef struct RunningQuery
 
 static List *running_queries = NIL;
 
+/*
+ * While EXECUTE runs: the snapshot that its portal holds on to for the sake of the
+ * rows it returns.  It need not be the one that they are read with.
+ */
+static Snapshot execute_hold_snapshot = NULL;
+
 static ExecutorStart_hook_type prev_executor_start = NULL;
 static ExecutorEnd_hook_type prev_executor_end = NULL;
 static ProcessUtility_hook_type prev_process_utility = NULL;
@@ -238,9 +244,12 @@ wait_for_bounds(List *streams, int64 boot_us)
 static bool
 may_replace(QueryDesc *query)
 {
+	Snapshot	snapshot = query->snapshot;
+	int			uses = snapshot == execute_hold_snapshot ? 2 : 1;
+
 	return !IsolationUsesXactSnapshot() &&
-		ActiveSnapshotSet() && query->snapshot == GetActiveSnapshot() &&
-		query->snapshot->regd_count == 1;
+		ActiveSnapshotSet() && snapshot == GetActiveSnapshot() &&
+		snapshot->regd_count == uses;
 }
 
 static void
@@ -382,13 +391,17 @@ bound_process_utility(PlannedStmt *pstmt, const char *query_string, bool read_on
 		prev_process_utility ? prev_process_utility : standard_ProcessUtility;
 	Node	   *stmt = pstmt->utilityStmt;
 	bool		begins = begins_transaction(stmt);
+	Snapshot	outer_hold_snapshot = execute_hold_snapshot;
 
 	if (IsA(stmt, CopyStmt) && !((CopyStmt *) stmt)->is_from &&
 		((CopyStmt *) stmt)->relation != NULL && bounded())
 		bound_copy((CopyStmt *) stmt);
+	if (IsA(stmt, ExecuteStmt) && ActivePortal != NULL)
+		execute_hold_snapshot = ActivePortal->holdSnapshot;
 
 	next(pstmt, query_string, read_only_tree, context, params, query_env, dest, qc);
 
+	execute_hold_snapshot = outer_hold_snapshot;
 	if (begins)
 		bound_begin();
 }
@@ -400,6 +413,7 @@ bound_xact_callback(XactEvent event, void *arg)
 		return;
 	xact_begin_boot = 0;
 	running_queries = NIL;
+	execute_hold_snapshot = NULL;
 }
 
 /* Queries that fail have no end: what the subtransaction began is gone. */
@@ -411,6 +425,7 @@ bound_subxact_callback(SubXactEvent event, SubTransactionId subid,
 
 	if (event != SUBXACT_EVENT_ABORT_SUB)
 		return;
+	execute_hold_snapshot = NULL;
 	foreach(lc, running_queries)
 	{
 		if (((RunningQuery *) lfirst(lc))->nest_level >= GetCurrentTransactionNestLevel())

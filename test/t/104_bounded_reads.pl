@@ -23,7 +23,7 @@ my $follower = new_follower('follower', 'max_parallel_workers = 4');
 follow($follower, $leader);
 wait_for_copy($follower);
 $follower->safe_psql('postgres', q{
-	CREATE TABLE local (v int); INSERT INTO local VALUES (42);
+	CREATE TABLE local (v int); INSERT INTO local VALUES (-1);
 	ANALYZE});
 
 my $parallel = 'simple SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0;'
