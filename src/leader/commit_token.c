@@ -6,7 +6,9 @@
  * fanout.commit_token is a parameter with GUC_REPORT: before each
  * ReadyForQuery the server sends the text of those that were marked changed
  * and whose text differs from what it sent last.  Its text comes from a show hook
- * and is the token of last_commit_lsn; its value only serves to mark it.
+ * and is the token of last_commit_lsn; its value only serves to mark it.  It is a
+ * string for the sake of those who read pg_settings: they parse what claims to be
+ * a number.
  *
  * Marking may allocate and fail, so it is done before the commit record is
  * written; an error then is an ordinary rollback.  After the record was written an
@@ -18,8 +20,6 @@
  * and is no commit here.
  */
 #include "postgres.h"
-
-#include <float.h>
 
 #include "access/xact.h"
 #include "access/xlog.h"
@@ -33,7 +33,7 @@
 
 PG_FUNCTION_INFO_V1(fanout_token);
 
-static double commit_token_mark = 0;
+static char *commit_token_mark = NULL;
 static XLogRecPtr last_commit_lsn = InvalidXLogRecPtr;
 static bool commit_under_way = false;
 
@@ -47,9 +47,10 @@ commit_token_lsn(void)
 static void
 mark_changed(void)
 {
+	static uint64 marks = 0;
 	char		value[32];
 
-	snprintf(value, sizeof(value), "%.0f", commit_token_mark + 1);
+	snprintf(value, sizeof(value), UINT64_FORMAT, ++marks);
 	SetConfigOption("fanout.commit_token", value, PGC_INTERNAL, PGC_S_OVERRIDE);
 }
 
@@ -103,12 +104,12 @@ show_commit_token(void)
 void
 commit_token_init(void)
 {
-	DefineCustomRealVariable("fanout.commit_token",
-							 "Shows the token of this session's last commit.",
-							 "It is reported to the client with each commit; hand it to fanout.wait_for() or fanout.read_after on a follower. Empty before the first commit.",
-							 &commit_token_mark, 0, 0, DBL_MAX, PGC_INTERNAL,
-							 GUC_REPORT | GUC_NOT_IN_SAMPLE | GUC_DISALLOW_IN_FILE,
-							 NULL, NULL, show_commit_token);
+	DefineCustomStringVariable("fanout.commit_token",
+							   "Shows the token of this session's last commit.",
+							   "It is reported to the client with each commit; hand it to fanout.wait_for() or fanout.read_after on a follower. Empty before the first commit.",
+							   &commit_token_mark, "", PGC_INTERNAL,
+							   GUC_REPORT | GUC_NOT_IN_SAMPLE | GUC_DISALLOW_IN_FILE,
+							   NULL, NULL, show_commit_token);
 	RegisterXactCallback(token_xact_callback, NULL);
 }
 
