@@ -11,6 +11,7 @@
 
 #include "access/table.h"
 #include "access/tableam.h"
+#include "catalog/pg_class.h"
 #include "executor/executor.h"
 #include "nodes/makefuncs.h"
 #include "optimizer/optimizer.h"
@@ -124,6 +125,24 @@ open_relation(ApplyRelation *relation)
 												  table_slot_callbacks(relation->rel));
 	relation->defaults = prepare_defaults(relation);
 	open_relations = lappend(open_relations, relation);
+	if (rte->relkind == RELKIND_PARTITIONED_TABLE)
+		partitions_open(relation);
+}
+
+/* Only partitions that are tables can take a row; a lock comes before their columns are read. */
+void
+group_open_partition(ApplyRelation *partition, Oid relid)
+{
+	Relation	rel = table_open(relid, RowExclusiveLock);
+
+	if (rel->rd_rel->relkind != RELKIND_RELATION)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("cannot replicate into partition \"%s\"", RelationGetRelationName(rel)),
+				 errdetail("It is not an ordinary table on this follower.")));
+	relation_map_columns(partition, rel);
+	open_relation(partition);
+	table_close(rel, NoLock);
 }
 
 ApplyRelation *
@@ -151,6 +170,8 @@ group_close_relations(void)
 	{
 		ApplyRelation *relation = lfirst(lc);
 
+		if (relation->partitions != NULL)
+			partitions_close(relation);
 		ExecCloseIndices(relation->result);
 		table_close(relation->rel, NoLock);
 		relation->rel = NULL;

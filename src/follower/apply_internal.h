@@ -26,6 +26,9 @@ typedef struct ColumnInput
 	bool		typbyval;
 } ColumnInput;
 
+/* The open partitions of a local table (apply_partition.c). */
+typedef struct Partitions Partitions;
+
 /* A relation of the leader and the local table that it is applied to. */
 typedef struct ApplyRelation
 {
@@ -56,6 +59,7 @@ typedef struct ApplyRelation
 	TupleTableSlot *search_slot;
 	TupleTableSlot *found_slot;
 	List	   *defaults;		/* of DefaultColumn */
+	Partitions *partitions;		/* NULL: not partitioned */
 } ApplyRelation;
 
 /* What is being applied, for error messages. */
@@ -74,12 +78,16 @@ extern void relation_map_describe(const char *payload, Size len);
 extern const RelationDesc *relation_map_desc(void *arg, Oid leader_relid);
 extern ApplyRelation *relation_map_get(Oid leader_relid);	/* mapped */
 
+/* Map the relation's columns to those of rel, in the current memory context. */
+extern void relation_map_columns(ApplyRelation *relation, Relation rel);
+
 /* Is the transaction applied to that table, or did its copy bring it already? */
 extern bool relation_wants(ApplyRelation *relation, const LogTxn *txn);
 
 /* apply_group.c: executor state of the running local transaction */
 extern EState *group_estate(void);
 extern ApplyRelation *group_open(Oid leader_relid);
+extern void group_open_partition(ApplyRelation *partition, Oid relid);
 extern void group_close_relations(void);
 extern void group_put_defaults(ApplyRelation *relation, TupleTableSlot *slot);
 
@@ -92,8 +100,26 @@ extern Datum column_input_value(ColumnInput *input, const ColumnDesc *column,
 /* apply.c: count a change of the running local transaction. */
 extern void apply_count(ApplyRelation *relation);
 
-/* apply_row.c, apply_truncate.c */
+/* apply_row.c */
 extern void apply_row_change(ApplyRelation *relation, const Change *change);
+
+/* Its steps.  Slots returned are the relation's own. */
+extern TupleTableSlot *row_inserted(ApplyRelation *relation, const ColumnValue *row);
+extern TupleTableSlot *row_updated(ApplyRelation *relation, const ColumnValue *row);
+extern TupleTableSlot *row_searched(ApplyRelation *relation, const Change *change);
+extern bool row_find(ApplyRelation *relation, const Change *change);	/* into found_slot */
+extern void row_not_found(const ApplyRelation *relation, const Change *change) pg_attribute_noreturn();
+extern void row_insert(ApplyRelation *relation, TupleTableSlot *row);
+extern void row_update(ApplyRelation *relation, TupleTableSlot *row);	/* of found_slot */
+extern void row_delete(ApplyRelation *relation);
+extern void row_clear(ApplyRelation *relation);
+
+/* apply_partition.c: changes of a partitioned table */
+extern void partitions_open(ApplyRelation *root);
+extern void partitions_close(ApplyRelation *root);
+extern void partitions_change(ApplyRelation *root, const Change *change);
+
+/* apply_truncate.c */
 extern void apply_truncate(const Change *change, const LogTxn *txn);
 
 /* apply_error.c */

@@ -5,7 +5,8 @@
  * The table, its indexes and slots stay open for the whole local transaction
  * (apply_group.c).  A row to change is found by an index over columns that the
  * leader sends, or by a scan that compares all of them; a row that is not there is an
- * error, since leader and follower then differ.
+ * error, since leader and follower then differ.  In a partitioned table the steps are the
+ * same, but it is apply_partition.c that takes them.
  */
 #include "postgres.h"
 
@@ -51,8 +52,8 @@ clear_row(TupleTableSlot *slot)
 }
 
 /* The row as the leader sent it; columns of our own get their defaults. */
-static TupleTableSlot *
-inserted_row(ApplyRelation *relation, const ColumnValue *row)
+TupleTableSlot *
+row_inserted(ApplyRelation *relation, const ColumnValue *row)
 {
 	TupleTableSlot *slot = relation->new_slot;
 
@@ -64,8 +65,8 @@ inserted_row(ApplyRelation *relation, const ColumnValue *row)
 }
 
 /* The found row with what the leader sent. */
-static TupleTableSlot *
-updated_row(ApplyRelation *relation, const ColumnValue *row)
+TupleTableSlot *
+row_updated(ApplyRelation *relation, const ColumnValue *row)
 {
 	TupleTableSlot *slot = relation->new_slot;
 	TupleTableSlot *found = relation->found_slot;
@@ -137,85 +138,114 @@ find_by_scan(ApplyRelation *relation, const ColumnValue *row)
 	return found;
 }
 
-static void
-find_row(ApplyRelation *relation, const Change *change)
+/* The columns by which the row to change is found. */
+TupleTableSlot *
+row_searched(ApplyRelation *relation, const Change *change)
+{
+	TupleTableSlot *slot = relation->search_slot;
+
+	clear_row(slot);
+	put_columns(relation, change->oldkind != OLD_NONE ? change->oldrow : change->newrow, slot);
+	ExecStoreVirtualTuple(slot);
+	return slot;
+}
+
+bool
+row_find(ApplyRelation *relation, const Change *change)
 {
 	const ColumnValue *row = change->oldkind != OLD_NONE ? change->oldrow : change->newrow;
-	bool		found;
+	TupleTableSlot *slot = row_searched(relation, change);
 
-	clear_row(relation->search_slot);
-	put_columns(relation, row, relation->search_slot);
-	ExecStoreVirtualTuple(relation->search_slot);
+	if (!OidIsValid(relation->find_index))
+		return find_by_scan(relation, row);
+	return RelationFindReplTupleByIndex(relation->rel, relation->find_index,
+										LockTupleExclusive, slot, relation->found_slot);
+}
 
-	if (OidIsValid(relation->find_index))
-		found = RelationFindReplTupleByIndex(relation->rel, relation->find_index,
-											 LockTupleExclusive, relation->search_slot,
-											 relation->found_slot);
-	else
-		found = find_by_scan(relation, row);
-	if (!found)
-		ereport(ERROR,
-				(errcode(ERRCODE_NO_DATA_FOUND),
-				 errmsg("the row to %s was not found in relation \"%s.%s\"",
-						change->op == CHANGE_UPDATE ? "update" : "delete",
-						relation->desc->nspname, relation->desc->relname),
-				 errdetail("Key %s.", apply_describe_key(relation, change))));
+void
+row_not_found(const ApplyRelation *relation, const Change *change)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_NO_DATA_FOUND),
+			 errmsg("the row to %s was not found in relation \"%s.%s\"",
+					change->op == CHANGE_UPDATE ? "update" : "delete",
+					relation->desc->nspname, relation->desc->relname),
+			 errdetail("Key %s.", apply_describe_key(relation, change))));
 }
 
 /* ---------- changes ---------- */
 
-static void
-change_row(ApplyRelation *relation, const Change *change, EState *estate)
+void
+row_insert(ApplyRelation *relation, TupleTableSlot *row)
 {
-	switch (change->op)
+	ExecSimpleRelationInsert(relation->result, group_estate(), row);
+}
+
+void
+row_update(ApplyRelation *relation, TupleTableSlot *row)
+{
+	EState	   *estate = group_estate();
+	EPQState	epqstate;
+
+	EvalPlanQualInit(&epqstate, estate, NULL, NIL, -1);
+	ExecSimpleRelationUpdate(relation->result, estate, &epqstate, relation->found_slot, row);
+	EvalPlanQualEnd(&epqstate);
+}
+
+void
+row_delete(ApplyRelation *relation)
+{
+	EState	   *estate = group_estate();
+	EPQState	epqstate;
+
+	EvalPlanQualInit(&epqstate, estate, NULL, NIL, -1);
+	ExecSimpleRelationDelete(relation->result, estate, &epqstate, relation->found_slot);
+	EvalPlanQualEnd(&epqstate);
+}
+
+void
+row_clear(ApplyRelation *relation)
+{
+	ExecClearTuple(relation->new_slot);
+	ExecClearTuple(relation->search_slot);
+	ExecClearTuple(relation->found_slot);
+}
+
+static void
+change_row(ApplyRelation *relation, const Change *change)
+{
+	if (change->op == CHANGE_INSERT)
 	{
-		case CHANGE_INSERT:
-			ExecSimpleRelationInsert(relation->result, estate,
-									 inserted_row(relation, change->newrow));
-			break;
-		case CHANGE_UPDATE:
-			{
-				EPQState	epqstate;
-
-				find_row(relation, change);
-				EvalPlanQualInit(&epqstate, estate, NULL, NIL, -1);
-				ExecSimpleRelationUpdate(relation->result, estate, &epqstate,
-										 relation->found_slot,
-										 updated_row(relation, change->newrow));
-				EvalPlanQualEnd(&epqstate);
-				break;
-			}
-		default:
-			{
-				EPQState	epqstate;
-
-				find_row(relation, change);
-				EvalPlanQualInit(&epqstate, estate, NULL, NIL, -1);
-				ExecSimpleRelationDelete(relation->result, estate, &epqstate,
-										 relation->found_slot);
-				EvalPlanQualEnd(&epqstate);
-				break;
-			}
+		row_insert(relation, row_inserted(relation, change->newrow));
+		return;
 	}
+	if (!row_find(relation, change))
+		row_not_found(relation, change);
+	if (change->op == CHANGE_UPDATE)
+		row_update(relation, row_updated(relation, change->newrow));
+	else
+		row_delete(relation);
 }
 
 void
 apply_row_change(ApplyRelation *relation, const Change *change)
 {
 	EState	   *estate = group_estate();
-	bool		triggers = relation->rel->trigdesc != NULL;
+	/* A partition may have triggers of its own. */
+	bool		triggers = relation->rel->trigdesc != NULL || relation->partitions != NULL;
 	MemoryContext oldcontext = MemoryContextSwitchTo(GetPerTupleMemoryContext(estate));
 
 	estate->es_output_cid = GetCurrentCommandId(true);
 	if (triggers)
 		AfterTriggerBeginQuery();
-	change_row(relation, change, estate);
+	if (relation->partitions != NULL)
+		partitions_change(relation, change);
+	else
+		change_row(relation, change);
 	if (triggers)
 		AfterTriggerEndQuery(estate);
 	MemoryContextSwitchTo(oldcontext);
 
-	ExecClearTuple(relation->new_slot);
-	ExecClearTuple(relation->search_slot);
-	ExecClearTuple(relation->found_slot);
+	row_clear(relation);
 	ResetPerTupleExprContext(estate);
 }

@@ -3,15 +3,18 @@
  *		TRUNCATE of the leader on local tables.
  *
  * The leader's list has every table that its TRUNCATE emptied, those of a
- * CASCADE included, so nothing is cascaded here.  Inheritance children and
- * partitions that only this follower has go with their parents.
+ * CASCADE included, so nothing is cascaded here.  A table that is partitioned
+ * here is emptied with all partitions that it has here.
  */
 #include "postgres.h"
 
 #include "access/table.h"
 #include "catalog/catalog.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_inherits.h"
 #include "commands/tablecmds.h"
+#include "miscadmin.h"
+#include "utils/lsyscache.h"
 #include "utils/rel.h"
 
 #include "compat.h"
@@ -31,11 +34,26 @@ add_relation(Truncation *truncation, Oid relid)
 
 	if (list_member_oid(truncation->relids, relid))
 		return;
+	CHECK_FOR_INTERRUPTS();
 	rel = table_open(relid, AccessExclusiveLock);
 	truncation->rels = lappend(truncation->rels, rel);
 	truncation->relids = lappend_oid(truncation->relids, relid);
 	if (RelationIsLogicallyLogged(rel))
 		truncation->logged = lappend_oid(truncation->logged, relid);
+}
+
+static void
+add_table(Truncation *truncation, Oid relid)
+{
+	ListCell   *lc;
+
+	if (get_rel_relkind(relid) != RELKIND_PARTITIONED_TABLE)
+	{
+		add_relation(truncation, relid);
+		return;
+	}
+	foreach(lc, find_all_inheritors(relid, AccessExclusiveLock, NULL))
+		add_relation(truncation, lfirst_oid(lc));
 }
 
 void
@@ -52,7 +70,7 @@ apply_truncate(const Change *change, const LogTxn *txn)
 
 		if (!relation_wants(relation, txn))
 			continue;
-		add_relation(&truncation, relation->relid);
+		add_table(&truncation, relation->relid);
 		apply_count(relation);
 	}
 	if (truncation.rels == NIL)

@@ -21,6 +21,7 @@
 
 #include "access/xact.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "lib/stringinfo.h"
@@ -152,7 +153,7 @@ step_restart(FollowedRow *row, CopySession *session)
 	end_step();
 }
 
-/* Quoted names of the pending tables, each with ONLY. */
+/* Quoted names of the pending tables, with ONLY: children have rows of their own. */
 static List *
 pending_names(const FollowedRow *row)
 {
@@ -164,8 +165,11 @@ pending_names(const FollowedRow *row)
 		FollowedTable *table = lfirst(lc);
 
 		if (table->state == TABLE_PENDING)
-			names = lappend(names, psprintf("ONLY %s", quote_qualified_identifier(table->nspname,
-																				  table->relname)));
+			names = lappend(names, psprintf("%s%s",
+											get_rel_relkind(table->relid) == RELKIND_PARTITIONED_TABLE
+											? "" : "ONLY ",
+											quote_qualified_identifier(table->nspname,
+																	   table->relname)));
 	}
 	return names;
 }

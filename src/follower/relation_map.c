@@ -193,6 +193,14 @@ choose_index(const ApplyRelation *relation, Relation rel)
 	return InvalidOid;
 }
 
+void
+relation_map_columns(ApplyRelation *relation, Relation rel)
+{
+	relation->relid = RelationGetRelid(rel);
+	map_columns(relation, rel);
+	relation->find_index = choose_index(relation, rel);
+}
+
 static FollowedTable *
 find_table(Oid relid)
 {
@@ -237,20 +245,20 @@ map_relation(ApplyRelation *relation)
 				 errmsg("relation \"%s.%s\" does not exist on this follower",
 						relation->desc->nspname, relation->desc->relname)));
 	rel = table_open(relation->relid, NoLock);
-	if (rel->rd_rel->relkind != RELKIND_RELATION)
+	if (rel->rd_rel->relkind != RELKIND_RELATION &&
+		rel->rd_rel->relkind != RELKIND_PARTITIONED_TABLE)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("cannot replicate into relation \"%s.%s\"",
 						relation->desc->nspname, relation->desc->relname),
-				 errdetail("It is not an ordinary table on this follower.")));
+				 errdetail("It is neither an ordinary nor a partitioned table on this follower.")));
 
 	if (relation->map_context == NULL)
 		relation->map_context = AllocSetContextCreate(relations_context, "pg_fanout mapping",
 													  ALLOCSET_SMALL_SIZES);
 	MemoryContextReset(relation->map_context);
 	oldcontext = MemoryContextSwitchTo(relation->map_context);
-	map_columns(relation, rel);
-	relation->find_index = choose_index(relation, rel);
+	relation_map_columns(relation, rel);
 	MemoryContextSwitchTo(oldcontext);
 
 	table = find_table(relation->relid);
