@@ -1,7 +1,7 @@
 # Sourced by the other scripts: where the server is, and how to run as somebody
 # who may start one.
 
-root=$(cd "$(dirname "$0")/.." && pwd)
+root=${root:-$(cd "$(dirname "$0")/.." && pwd)}
 
 if [ -z "${PG_CONFIG:-}" ]; then
     version=${PG_VERSION:-$(ls /usr/lib/postgresql 2>/dev/null | sort -n | tail -n 1)}
