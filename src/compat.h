@@ -25,9 +25,12 @@
 	object_ownercheck(DatabaseRelationId, (dboid), (roleid))
 #define fanout_owns_publication(puboid, roleid) \
 	object_ownercheck(PublicationRelationId, (puboid), (roleid))
+#define fanout_owns_relation(relid, roleid) \
+	object_ownercheck(RelationRelationId, (relid), (roleid))
 #else
 #define fanout_owns_database(dboid, roleid) pg_database_ownercheck((dboid), (roleid))
 #define fanout_owns_publication(puboid, roleid) pg_publication_ownercheck((puboid), (roleid))
+#define fanout_owns_relation(relid, roleid) pg_class_ownercheck((relid), (roleid))
 #endif
 
 #include "access/attmap.h"

@@ -237,6 +237,8 @@ leader_stream_reset(LeaderStream *stream)
 	stream->transactions = 0;
 	stream->changes = 0;
 	stream->registry_loaded = false;
+	stream->registry_system = 0;
+	stream->registry_timeline = 0;
 	pg_atomic_write_u64(&stream->flush_request, 0);
 	pg_atomic_write_u64(&stream->async_commit_lsn, 0);
 	pg_atomic_write_u32(&stream->decoder_asleep, 0);

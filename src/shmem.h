@@ -73,7 +73,11 @@ typedef struct LeaderStream
 	uint64		log_bytes;
 	uint64		transactions;	/* decoded since the decoder's start */
 	uint64		changes;
-	bool		registry_loaded;	/* protected by registry_lock */
+
+	/* Protected by registry_lock; the history is the one that followers' positions are of. */
+	bool		registry_loaded;
+	uint64		registry_system;
+	uint32		registry_timeline;	/* 0: none yet */
 
 	/* WAL that somebody wants flushed so that it gets decoded; the decoder does. */
 	pg_atomic_uint64 flush_request;

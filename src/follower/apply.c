@@ -20,6 +20,7 @@
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "lib/ilist.h"
+#include "datatype/timestamp.h"
 #include "pgstat.h"
 #include "replication/origin.h"
 #include "utils/memutils.h"
@@ -27,6 +28,7 @@
 
 #include "compat.h"
 #include "follower/apply_internal.h"
+#include "follower/local_table.h"
 #include "follower/table_activity.h"
 
 ApplyPosition apply_position;
@@ -49,6 +51,7 @@ static struct
 	bool		in_group;		/* a local transaction is open */
 	bool		in_txn;			/* a leader transaction is half applied */
 	bool		passing;		/* ... which was applied before */
+	XLogRecPtr	received_lsn;	/* end of the newest one that the leader sent */
 	uint64		changes;		/* in the group */
 	uint64		transactions;
 	LogTxn		last;			/* the last whole transaction in the group */
@@ -194,6 +197,7 @@ static void
 apply_change(const Change *change)
 {
 	ApplyRelation *relation;
+	FormerUser	former;
 
 	applier.changes++;
 	apply_position.change = change;
@@ -206,7 +210,9 @@ apply_change(const Change *change)
 		apply_position.relation = relation;
 		if (!relation_wants(relation, &apply_position.txn))
 			return;
+		local_table_become(relation->owner, &former);
 		apply_row_change(group_open(change->relid), change);
+		local_table_become_former(&former);
 		apply_count(relation);
 	}
 	next_command();
@@ -232,9 +238,29 @@ apply_changes(const Frame *frame)
 	apply_position.change = NULL;
 }
 
+/* The leader must send whole transactions in commit order. */
+static void
+check_order(const LogTxn *txn)
+{
+	if (applier.in_txn || txn->end_lsn <= applier.received_lsn ||
+		txn->commit_lsn >= txn->end_lsn)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROTOCOL_VIOLATION),
+				 errmsg("the leader sent transactions out of order"),
+				 errdetail("One ends at %X/%X and the one before it at %X/%X.",
+						   LSN_FORMAT_ARGS(txn->end_lsn),
+						   LSN_FORMAT_ARGS(applier.received_lsn))));
+	if (!IS_VALID_TIMESTAMP(txn->commit_time))
+		ereport(ERROR,
+				(errcode(ERRCODE_PROTOCOL_VIOLATION),
+				 errmsg("the leader sent a commit time out of range")));
+}
+
 static void
 begin_transaction(const LogTxn *txn)
 {
+	check_order(txn);
+	applier.received_lsn = txn->end_lsn;
 	applier.in_txn = true;
 	applier.passing = txn->end_lsn <= Max(applier.applied_lsn, applier.last.end_lsn);
 	apply_position.txn = *txn;

@@ -29,13 +29,20 @@ show_bytes(StringInfo buf, const ColumnValue *value)
 static void
 show_text(StringInfo buf, const ColumnValue *value)
 {
-	int			len = pg_mbcliplen(value->data, value->len, MAX_SHOWN);
+	int			len;
 
+	if (!pg_verify_mbstr(GetDatabaseEncoding(), value->data, value->len, true))
+	{
+		show_bytes(buf, value);
+		return;
+	}
+	len = pg_mbcliplen(value->data, value->len, MAX_SHOWN);
 	appendBinaryStringInfo(buf, value->data, len);
 	if (len < value->len)
 		appendStringInfoString(buf, "...");
 }
 
+/* What the value's length is, not what the type's should be, says how much there is. */
 static void
 show_fixed(StringInfo buf, const ColumnDesc *column, const ColumnValue *value)
 {
@@ -43,23 +50,23 @@ show_fixed(StringInfo buf, const ColumnDesc *column, const ColumnValue *value)
 	int32		int4;
 	int64		int8;
 
-	switch (column->typid)
+	if (column->typid == INT2OID && value->len == sizeof(int2))
 	{
-		case INT2OID:
-			memcpy(&int2, value->data, sizeof(int2));
-			appendStringInfo(buf, "%d", int2);
-			break;
-		case INT4OID:
-			memcpy(&int4, value->data, sizeof(int4));
-			appendStringInfo(buf, "%d", int4);
-			break;
-		case INT8OID:
-			memcpy(&int8, value->data, sizeof(int8));
-			appendStringInfo(buf, INT64_FORMAT, int8);
-			break;
-		default:
-			show_bytes(buf, value);
+		memcpy(&int2, value->data, sizeof(int2));
+		appendStringInfo(buf, "%d", int2);
 	}
+	else if (column->typid == INT4OID && value->len == sizeof(int4))
+	{
+		memcpy(&int4, value->data, sizeof(int4));
+		appendStringInfo(buf, "%d", int4);
+	}
+	else if (column->typid == INT8OID && value->len == sizeof(int8))
+	{
+		memcpy(&int8, value->data, sizeof(int8));
+		appendStringInfo(buf, INT64_FORMAT, int8);
+	}
+	else
+		show_bytes(buf, value);
 }
 
 static void

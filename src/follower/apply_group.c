@@ -20,6 +20,7 @@
 #include "utils/rel.h"
 
 #include "follower/apply_internal.h"
+#include "follower/local_table.h"
 
 /* A local column that the leader does not have, and its default. */
 typedef struct DefaultColumn
@@ -124,6 +125,7 @@ open_relation(ApplyRelation *relation)
 	relation->found_slot = ExecInitExtraTupleSlot(estate, tupdesc,
 												  table_slot_callbacks(relation->rel));
 	relation->defaults = prepare_defaults(relation);
+	local_table_fire_deferred(relation->rel);
 	open_relations = lappend(open_relations, relation);
 	if (rte->relkind == RELKIND_PARTITIONED_TABLE)
 		partitions_open(relation);

@@ -42,6 +42,7 @@ typedef struct ApplyRelation
 	bool		mapped;
 	MemoryContext map_context;
 	Oid			relid;			/* local table */
+	Oid			owner;			/* of it: whoever's code runs with its rows */
 	ColumnInput *inputs;		/* desc->natts */
 	bool		has_extra;		/* local columns that the leader does not have */
 	Oid			find_index;		/* rows are found by it; InvalidOid: by a scan */

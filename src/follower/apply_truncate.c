@@ -9,57 +9,14 @@
 #include "postgres.h"
 
 #include "access/table.h"
-#include "catalog/catalog.h"
-#include "catalog/pg_class.h"
-#include "catalog/pg_inherits.h"
-#include "commands/tablecmds.h"
-#include "miscadmin.h"
-#include "utils/lsyscache.h"
-#include "utils/rel.h"
 
-#include "compat.h"
 #include "follower/apply_internal.h"
-
-typedef struct Truncation
-{
-	List	   *rels;
-	List	   *relids;
-	List	   *logged;
-} Truncation;
-
-static void
-add_relation(Truncation *truncation, Oid relid)
-{
-	Relation	rel;
-
-	if (list_member_oid(truncation->relids, relid))
-		return;
-	CHECK_FOR_INTERRUPTS();
-	rel = table_open(relid, AccessExclusiveLock);
-	truncation->rels = lappend(truncation->rels, rel);
-	truncation->relids = lappend_oid(truncation->relids, relid);
-	if (RelationIsLogicallyLogged(rel))
-		truncation->logged = lappend_oid(truncation->logged, relid);
-}
-
-static void
-add_table(Truncation *truncation, Oid relid)
-{
-	ListCell   *lc;
-
-	if (get_rel_relkind(relid) != RELKIND_PARTITIONED_TABLE)
-	{
-		add_relation(truncation, relid);
-		return;
-	}
-	foreach(lc, find_all_inheritors(relid, AccessExclusiveLock, NULL))
-		add_relation(truncation, lfirst_oid(lc));
-}
+#include "follower/local_table.h"
 
 void
 apply_truncate(const Change *change, const LogTxn *txn)
 {
-	Truncation	truncation = {NIL, NIL, NIL};
+	List	   *rels = NIL;
 	ListCell   *lc;
 
 	/* It needs the tables to itself. */
@@ -70,14 +27,13 @@ apply_truncate(const Change *change, const LogTxn *txn)
 
 		if (!relation_wants(relation, txn))
 			continue;
-		add_table(&truncation, relation->relid);
+		rels = local_table_open_all(rels, relation->relid, AccessExclusiveLock);
 		apply_count(relation);
 	}
-	if (truncation.rels == NIL)
+	if (rels == NIL)
 		return;
 
-	ExecuteTruncateGuts(truncation.rels, truncation.relids, truncation.logged, DROP_RESTRICT,
-						(change->flags & TRUNCATE_RESTART_IDENTITY) != 0);
-	foreach(lc, truncation.rels)
+	local_tables_truncate(rels, (change->flags & TRUNCATE_RESTART_IDENTITY) != 0);
+	foreach(lc, rels)
 		table_close(lfirst(lc), NoLock);
 }

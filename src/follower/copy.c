@@ -19,14 +19,13 @@
  */
 #include "postgres.h"
 
+#include "access/table.h"
 #include "access/xact.h"
 #include "catalog/namespace.h"
-#include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
-#include "nodes/makefuncs.h"
 #include "pgstat.h"
 #include "replication/origin.h"
 #include "utils/builtins.h"
@@ -36,6 +35,7 @@
 #include "utils/snapmgr.h"
 
 #include "follower/copy.h"
+#include "follower/local_table.h"
 #include "own_tables.h"
 
 /* ---------- transactions and rows ---------- */
@@ -119,13 +119,7 @@ list_tables(const FollowedRow *row, const CopySession *session)
 			.state = row->copy_data ? TABLE_PENDING : TABLE_COPIED,
 		};
 
-		followed.relid = RangeVarGetRelid(makeRangeVar(table->nspname, table->relname, -1),
-										  NoLock, true);
-		if (!OidIsValid(followed.relid))
-			ereport(ERROR,
-					(errcode(ERRCODE_UNDEFINED_TABLE),
-					 errmsg("relation \"%s.%s\" does not exist on this follower",
-							table->nspname, table->relname)));
+		followed.relid = local_table_find(table->nspname, table->relname, NoLock);
 		followed_table_put(row->id, &followed);
 	}
 	followed_tables_changed();
@@ -153,11 +147,11 @@ step_restart(FollowedRow *row, CopySession *session)
 	end_step();
 }
 
-/* Quoted names of the pending tables, with ONLY: children have rows of their own. */
+/* The pending tables, opened and locked, with their partitions. */
 static List *
-pending_names(const FollowedRow *row)
+open_pending_tables(const FollowedRow *row, LOCKMODE lockmode)
 {
-	List	   *names = NIL;
+	List	   *rels = NIL;
 	ListCell   *lc;
 
 	foreach(lc, followed_tables(row->id))
@@ -165,13 +159,9 @@ pending_names(const FollowedRow *row)
 		FollowedTable *table = lfirst(lc);
 
 		if (table->state == TABLE_PENDING)
-			names = lappend(names, psprintf("%s%s",
-											get_rel_relkind(table->relid) == RELKIND_PARTITIONED_TABLE
-											? "" : "ONLY ",
-											quote_qualified_identifier(table->nspname,
-																	   table->relname)));
+			rels = local_table_open_all(rels, table->relid, lockmode);
 	}
-	return names;
+	return rels;
 }
 
 /* Does a table that stays reference one that is emptied? */
@@ -184,14 +174,6 @@ referenced_from_outside(const FollowedRow *row)
 					   " AND NOT EXISTS (SELECT FROM fanout.followed_table o"
 					   " WHERE o.followed_id = $1 AND o.state = 'p' AND o.relid = c.conrelid)",
 					   row->id) > 0;
-}
-
-static void
-run_statement(const char *statement)
-{
-	if (SPI_connect() != SPI_OK_CONNECT || SPI_execute(statement, false, 0) < 0 ||
-		SPI_finish() != SPI_OK_FINISH)
-		elog(ERROR, "could not empty a table");
 }
 
 /* How much there is to copy, for fanout.table_staleness and fanout.copy_progress. */
@@ -223,26 +205,24 @@ note_totals(const FollowedRow *row, const CopySession *session)
 static void
 empty_pending_tables(const FollowedRow *row, const CopySession *session)
 {
-	List	   *names;
-	StringInfoData truncate;
+	List	   *rels;
 	ListCell   *lc;
 
 	begin_step("emptying the tables to be copied");
 	note_totals(row, session);
-	names = pending_names(row);
 	if (referenced_from_outside(row))
 	{
-		foreach(lc, names)
-			run_statement(psprintf("DELETE FROM %s", (char *) lfirst(lc)));
+		rels = open_pending_tables(row, RowExclusiveLock);
+		foreach(lc, rels)
+			local_table_delete_all(lfirst(lc));
 	}
-	else if (names != NIL)
+	else
 	{
-		initStringInfo(&truncate);
-		foreach(lc, names)
-			appendStringInfo(&truncate, "%s%s", lc == list_head(names) ? "TRUNCATE " : ", ",
-							 (char *) lfirst(lc));
-		run_statement(truncate.data);
+		rels = open_pending_tables(row, AccessExclusiveLock);
+		local_tables_truncate(rels, false);
 	}
+	foreach(lc, rels)
+		table_close(lfirst(lc), NoLock);
 	end_step();
 }
 

@@ -30,6 +30,7 @@
 
 #include "compat.h"
 #include "follower/copy.h"
+#include "follower/local_table.h"
 #include "own_tables.h"
 
 /* The COPY under way; the server's callback has no argument. */
@@ -268,6 +269,7 @@ copy_table(const FollowedRow *row, PGconn *conn, const CopyTable *table, Oid rel
 	ErrorContextCallback callback = {error_context_stack, table_context, unconstify(CopyTable *, table)};
 	MemoryContext oldcontext = CurrentMemoryContext;
 	Relation	rel;
+	FormerUser	former;
 	char		relkind;
 	bool		binary;
 	uint64		rows;
@@ -281,7 +283,10 @@ copy_table(const FollowedRow *row, PGconn *conn, const CopyTable *table, Oid rel
 						 0, NULL));
 	binary = can_copy_binary(conn, table, relid, leader_types(conn, table, &relkind));
 	PQclear(leader_query(conn, copy_query(table, relkind, binary), 0, NULL));
+	local_table_fire_deferred(rel);
+	local_table_become(rel->rd_rel->relowner, &former);
 	rows = receive_rows(conn, table, rel, binary);
+	local_table_become_former(&former);
 	table_close(rel, NoLock);
 
 	note_copied(row, relid, snapshot, leader_query_value(conn, "SELECT fanout.flush_wal()", 0, NULL),

@@ -15,20 +15,20 @@
 #include "postgres.h"
 
 #include "access/xact.h"
-#include "catalog/namespace.h"
 #include "libpq/pqsignal.h"
 #include "miscadmin.h"
-#include "nodes/makefuncs.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
 #include "storage/dsm.h"
 #include "storage/ipc.h"
+#include "storage/lockdefs.h"
 #include "tcop/tcopprot.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
 #include "follower/copy.h"
+#include "follower/local_table.h"
 #include "launcher.h"
 
 /* What the helpers share. */
@@ -64,20 +64,6 @@ take_next(CopyQueue *queue)
 	return relid;
 }
 
-static Oid
-local_table(const CopyTable *table)
-{
-	Oid			relid = RangeVarGetRelid(makeRangeVar(table->nspname, table->relname, -1),
-										 NoLock, true);
-
-	if (!OidIsValid(relid))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_TABLE),
-				 errmsg("relation \"%s.%s\" does not exist on this follower",
-						table->nspname, table->relname)));
-	return relid;
-}
-
 /* Take tables off the queue and copy them. */
 static void
 copy_from_queue(const FollowedRow *row, PGconn *conn, CopyQueue *queue, List *tables,
@@ -96,7 +82,7 @@ copy_from_queue(const FollowedRow *row, PGconn *conn, CopyQueue *queue, List *ta
 			Oid			local;
 
 			StartTransactionCommand();
-			local = local_table(table);
+			local = local_table_find(table->nspname, table->relname, NoLock);
 			CommitTransactionCommand();
 			if (local == relid)
 			{
@@ -177,14 +163,15 @@ pending_relids(const FollowedRow *row, const CopySession *session)
 
 	foreach(lc, session->tables)
 	{
-		Oid			relid = local_table(lfirst(lc));
+		CopyTable  *table = lfirst(lc);
+		Oid			relid = local_table_find(table->nspname, table->relname, NoLock);
 		ListCell   *lc2;
 
 		foreach(lc2, followed)
 		{
-			FollowedTable *table = lfirst(lc2);
+			FollowedTable *followed_table = lfirst(lc2);
 
-			if (table->relid == relid && table->state == TABLE_PENDING)
+			if (followed_table->relid == relid && followed_table->state == TABLE_PENDING)
 				relids = lappend_oid(relids, relid);
 		}
 	}

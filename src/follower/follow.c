@@ -105,12 +105,14 @@ check_conninfo(const char *conninfo)
 		PQconninfoFree(options);
 		return;
 	}
+	/* It may hold a piece of a password: for the user's eyes, not for the log. */
 	detail = error != NULL ? pchomp(error) : "out of memory";
 	PQfreemem(error);
 	ereport(ERROR,
 			(errcode(ERRCODE_SYNTAX_ERROR),
 			 errmsg("invalid connection string"),
-			 errdetail_internal("%s", detail)));
+			 errdetail_internal("%s", detail),
+			 errdetail_log("The reason is told to the client only.")));
 }
 
 /* ---------- the leader ---------- */
@@ -286,6 +288,29 @@ insert_row(const FollowRequest *request)
 	return id;
 }
 
+static void
+follow(FollowRequest *request)
+{
+	check_conninfo(request->conninfo);
+	check_server(request);
+	check_leader(request);
+	hint_create(HINT_FOLLOWED, MyDatabaseId, insert_row(request));
+	launcher_wake_at_commit();
+}
+
+/* Fail with the error in flight, but keep the statement, with its password, out of the log. */
+static void
+rethrow_without_statement(MemoryContext context)
+{
+	ErrorData  *error;
+
+	MemoryContextSwitchTo(context);
+	error = CopyErrorData();
+	FlushErrorState();
+	error->hide_stmt = true;
+	ReThrowError(error);
+}
+
 /*
  * follow(stream name, leader text, follower name, copy_schema bool, copy_data bool)
  *
@@ -294,6 +319,7 @@ insert_row(const FollowRequest *request)
 Datum
 fanout_follow(PG_FUNCTION_ARGS)
 {
+	MemoryContext context = CurrentMemoryContext;
 	FollowRequest request = {0};
 
 	fanout_require_preload();
@@ -305,10 +331,14 @@ fanout_follow(PG_FUNCTION_ARGS)
 	request.copy_schema = PG_GETARG_BOOL(3);
 	request.copy_data = PG_GETARG_BOOL(4);
 
-	check_conninfo(request.conninfo);
-	check_server(&request);
-	check_leader(&request);
-	hint_create(HINT_FOLLOWED, MyDatabaseId, insert_row(&request));
-	launcher_wake_at_commit();
+	PG_TRY();
+	{
+		follow(&request);
+	}
+	PG_CATCH();
+	{
+		rethrow_without_statement(context);
+	}
+	PG_END_TRY();
 	PG_RETURN_VOID();
 }

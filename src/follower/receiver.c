@@ -235,7 +235,17 @@ receive_frames(Receiver *receiver, const char *data, Size len)
 static void
 receive_progress(Receiver *receiver, const char *data, Size len)
 {
+	XLogRecPtr	before = receiver->progress.decoded_lsn;
+
 	message_get_progress(data, len, &receiver->progress);
+	if (receiver->progress.decoded_lsn < before ||
+		receiver->progress.decoded_lsn > receiver->progress.wal_end || apply_in_transaction())
+		ereport(ERROR,
+				(errcode(ERRCODE_PROTOCOL_VIOLATION),
+				 errmsg("the leader reported an impossible position"),
+				 errdetail("It has decoded up to %X/%X, after %X/%X, of a WAL that ends at %X/%X.",
+						   LSN_FORMAT_ARGS(receiver->progress.decoded_lsn), LSN_FORMAT_ARGS(before),
+						   LSN_FORMAT_ARGS(receiver->progress.wal_end))));
 	positions_received(receiver->stream, receiver->progress.decoded_lsn,
 					   receiver->progress.wal_end, receiver->progress.seq);
 	/* The leader was here when the copy had ended: from here on, nothing is missing. */

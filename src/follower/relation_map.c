@@ -16,9 +16,7 @@
 
 #include "access/genam.h"
 #include "access/table.h"
-#include "catalog/namespace.h"
 #include "catalog/pg_class.h"
-#include "nodes/makefuncs.h"
 #include "utils/hsearch.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
@@ -27,6 +25,7 @@
 #include "utils/relcache.h"
 
 #include "follower/apply_internal.h"
+#include "follower/local_table.h"
 
 static HTAB *relations = NULL;
 static MemoryContext relations_context = NULL;
@@ -233,18 +232,15 @@ add_table(const ApplyRelation *relation)
 static void
 map_relation(ApplyRelation *relation)
 {
-	RangeVar   *name = makeRangeVar(relation->desc->nspname, relation->desc->relname, -1);
 	Relation	rel;
 	FollowedTable *table;
+	FormerUser	former;
 	MemoryContext oldcontext;
 
-	relation->relid = RangeVarGetRelid(name, RowExclusiveLock, true);
-	if (!OidIsValid(relation->relid))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_TABLE),
-				 errmsg("relation \"%s.%s\" does not exist on this follower",
-						relation->desc->nspname, relation->desc->relname)));
+	relation->relid = local_table_find(relation->desc->nspname, relation->desc->relname,
+									   RowExclusiveLock);
 	rel = table_open(relation->relid, NoLock);
+	relation->owner = rel->rd_rel->relowner;
 	if (rel->rd_rel->relkind != RELKIND_RELATION &&
 		rel->rd_rel->relkind != RELKIND_PARTITIONED_TABLE)
 		ereport(ERROR,
@@ -258,7 +254,9 @@ map_relation(ApplyRelation *relation)
 													  ALLOCSET_SMALL_SIZES);
 	MemoryContextReset(relation->map_context);
 	oldcontext = MemoryContextSwitchTo(relation->map_context);
+	local_table_become(relation->owner, &former);
 	relation_map_columns(relation, rel);
+	local_table_become_former(&former);
 	MemoryContextSwitchTo(oldcontext);
 
 	table = find_table(relation->relid);

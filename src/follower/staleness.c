@@ -7,10 +7,12 @@
  */
 #include "postgres.h"
 
+#include "catalog/pg_authid.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "funcapi.h"
 #include "miscadmin.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/pg_lsn.h"
 #include "utils/snapmgr.h"
@@ -100,6 +102,13 @@ put_lsn(Datum *values, bool *nulls, int at, XLogRecPtr lsn)
 	nulls[at] = XLogRecPtrIsInvalid(lsn);
 }
 
+/* An error may name the key of a row. */
+static bool
+may_see_errors(void)
+{
+	return has_privs_of_role(GetUserId(), ROLE_PG_MONITOR);
+}
+
 static void
 put_positions(FollowedStream *stream, Datum *values, bool *nulls)
 {
@@ -130,7 +139,8 @@ put_positions(FollowedStream *stream, Datum *values, bool *nulls)
 	nulls[12] = positions.last_applied_at == 0;
 	values[13] = CStringGetTextDatum(error);
 	values[14] = TimestampTzGetDatum(error_at);
-	nulls[13] = nulls[14] = error_at == 0;
+	nulls[13] = error_at == 0 || !may_see_errors();
+	nulls[14] = error_at == 0;
 }
 
 /* staleness_state() RETURNS SETOF record: the rows of fanout.staleness */

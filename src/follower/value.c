@@ -12,12 +12,29 @@
  */
 #include "postgres.h"
 
+#include "access/transam.h"
 #include "catalog/pg_type.h"
 #include "lib/stringinfo.h"
 #include "mb/pg_wchar.h"
 #include "utils/lsyscache.h"
 
 #include "follower/apply_internal.h"
+
+/* Raw bytes become a datum only of types for which any are good, or checked here. */
+static void
+check_form(const ColumnDesc *column)
+{
+	if (!OidIsValid(column->typid) || column->typid >= FirstGenbkiObjectId)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("the leader sent column \"%s\" in a form that needs a built-in type, but not its type",
+						column->name)));
+	if (column->form != COLUMN_SEND && column->form != column_form_for_type(column->typid))
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("the leader sent column \"%s\" in a form that its type does not have",
+						column->name)));
+}
 
 void
 column_input_init(ColumnInput *input, const ColumnDesc *column, Form_pg_attribute attr)
@@ -36,11 +53,7 @@ column_input_init(ColumnInput *input, const ColumnDesc *column, Form_pg_attribut
 	if (column->form == COLUMN_TEXT)
 		return;
 
-	if (!OidIsValid(column->typid))
-		ereport(ERROR,
-				(errcode(ERRCODE_DATA_CORRUPTED),
-				 errmsg("the leader sent column \"%s\" in a form that needs its type, but not the type",
-						column->name)));
+	check_form(column);
 	get_typlenbyval(column->typid, &input->typlen, &input->typbyval);
 	if (column->form == COLUMN_SEND)
 	{
@@ -96,6 +109,21 @@ fixed_value(ColumnInput *input, const ColumnValue *value)
 	return PointerGetDatum(copy);
 }
 
+/* The column's length holds here, too, whatever the leader says of its own. */
+static void
+check_length(const ColumnInput *input, const ColumnValue *value)
+{
+	int			limit = input->typmod - VARHDRSZ;
+	int			len = value->len;
+
+	if (len > limit)
+		len = pg_mbstrlen_with_len(value->data, value->len);
+	if (len > limit)
+		ereport(ERROR,
+				(errcode(ERRCODE_STRING_DATA_RIGHT_TRUNCATION),
+				 errmsg("a value of the leader is too long for a column of %d characters", limit)));
+}
+
 static Datum
 varlena_value(ColumnInput *input, const ColumnValue *value)
 {
@@ -103,6 +131,8 @@ varlena_value(ColumnInput *input, const ColumnValue *value)
 
 	if (input->leader_type != BYTEAOID)
 		(void) pg_verify_mbstr(GetDatabaseEncoding(), value->data, value->len, false);
+	if (input->direct && input->typmod >= (int32) VARHDRSZ)
+		check_length(input, value);
 	result = palloc(value->len + VARHDRSZ);
 	SET_VARSIZE(result, value->len + VARHDRSZ);
 	memcpy(VARDATA(result), value->data, value->len);

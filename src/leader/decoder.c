@@ -244,7 +244,7 @@ open_log(Decoder *decoder, bool discard)
 	};
 	char		dir[MAXPGPATH];
 
-	registry_load(stream);
+	registry_set_history(stream, identity.system_identifier, identity.timeline);
 	hint_path(dir, HINT_STREAM, stream->dboid, stream->id);
 	decoder->state.writer = log_writer_open(dir, &identity,
 											MyReplicationSlot->data.confirmed_flush,

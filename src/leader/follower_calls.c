@@ -3,7 +3,8 @@
  *		The functions that a follower calls on its leader before it streams.
  *
  * They run as the follower's login, which has no rights on anything but these
- * functions (and on the tables it copies).  What register_follower() and
+ * functions (and on the tables it copies), and with them only reaches streams that
+ * were granted to it (stream_grant.c).  What register_follower() and
  * unregister_follower() do is not undone by a rollback: registrations are
  * not in tables (registry.c).
  */
@@ -92,7 +93,7 @@ fanout_stream_info(PG_FUNCTION_ARGS)
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
 
-	row = stream_row_require(NameStr(*PG_GETARG_NAME(0)));
+	row = stream_row_require_grant(NameStr(*PG_GETARG_NAME(0)));
 	stream = leader_stream_find(MyDatabaseId, row->id);
 	values[0] = CStringGetTextDatum(leader_stream_state_name(stream_state(stream, last_error)));
 	values[1] = CStringGetTextDatum(psprintf(UINT64_FORMAT, GetSystemIdentifier()));
@@ -156,7 +157,7 @@ fanout_stream_tables(PG_FUNCTION_ARGS)
 	StreamRow  *row;
 
 	fanout_require_preload();
-	row = stream_row_require(NameStr(*PG_GETARG_NAME(0)));
+	row = stream_row_require_grant(NameStr(*PG_GETARG_NAME(0)));
 	InitMaterializedSRF(fcinfo, 0);
 
 	values[0] = name_array_datum(row->publications);
@@ -176,7 +177,7 @@ fanout_stream_tables(PG_FUNCTION_ARGS)
 static LeaderStream *
 require_streaming(const char *name)
 {
-	StreamRow  *row = stream_row_require(name);
+	StreamRow  *row = stream_row_require_grant(name);
 	LeaderStream *stream = leader_stream_find(MyDatabaseId, row->id);
 	char		last_error[FANOUT_ERROR_LEN];
 	LeaderStreamState state = stream_state(stream, last_error);
@@ -229,8 +230,10 @@ fanout_unregister_follower(PG_FUNCTION_ARGS)
 	bool		same;
 
 	fanout_require_preload();
-	row = stream_row_by_name(NameStr(*PG_GETARG_NAME(0)));
-	stream = row != NULL ? leader_stream_find(MyDatabaseId, row->id) : NULL;
+	if (stream_row_by_name(NameStr(*PG_GETARG_NAME(0))) == NULL)
+		PG_RETURN_VOID();
+	row = stream_row_require_grant(NameStr(*PG_GETARG_NAME(0)));
+	stream = leader_stream_find(MyDatabaseId, row->id);
 	registration = stream != NULL ? registry_find(stream, follower) : NULL;
 	if (registration == NULL)
 		PG_RETURN_VOID();
@@ -257,6 +260,7 @@ fanout_flush_wal(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("recovery is in progress"),
 				 errhint("Follow the leader, not a standby of it.")));
+	stream_require_any_grant();
 	end = GetXLogInsertEndRecPtr();
 	XLogFlush(end);
 	PG_RETURN_LSN(end);

@@ -20,6 +20,7 @@ typedef struct StreamRow
 	NameData	name;
 	List	   *publications;	/* of char *, names */
 	Oid			owner;
+	List	   *granted;		/* of Oid: roles that may follow it */
 	bool		own_publication;	/* the only publication was made for the stream */
 } StreamRow;
 
@@ -41,8 +42,19 @@ extern void stream_check_owner(const StreamRow *row);
 /* A name[] of a List of char *. */
 extern Datum name_array_datum(List *names);
 
+/* May the user see how the stream does: its owner and members of pg_monitor? */
+extern bool stream_is_visible(const StreamRow *row);
+
 /* Name of the stream's logical slot: fanout_<database oid>_<id>; slot has NAMEDATALEN bytes. */
 extern void stream_slot_name(char *slot, Oid dboid, int32 id);
+
+/* ---------- stream_grant.c ---------- */
+
+/* By name, or fail unless the user may follow it. */
+extern StreamRow *stream_row_require_grant(const char *name);
+
+/* Fail unless the user may follow some stream of this database. */
+extern void stream_require_any_grant(void);
 
 /* ---------- registry.c: followers known to this leader ---------- */
 
@@ -73,6 +85,13 @@ extern XLogRecPtr registry_needed_lsn(LeaderStream *stream);
 
 /* Mark as lost all that need something before start_lsn; returns how many it marked. */
 extern int	registry_mark_lost(LeaderStream *stream, XLogRecPtr start_lsn);
+
+/*
+ * The decoder writes this history of WAL now: all followers are lost whose positions are
+ * of another one, which was left by promotion, point-in-time recovery or a rewind.
+ */
+extern void registry_set_history(LeaderStream *stream, uint64 system_identifier,
+								 uint32 timeline);
 
 /* Set the latch of every sender of the stream that sleeps. */
 extern void registry_wake_senders(LeaderStream *stream);

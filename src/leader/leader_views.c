@@ -4,6 +4,7 @@
  *
  * Which streams there are is read from fanout.stream; how they do, from shared
  * memory.  A stream whose decoder has not started yet has a row all the same.
+ * Who is neither a stream's owner nor in pg_monitor sees nothing of it.
  */
 #include "postgres.h"
 
@@ -198,6 +199,8 @@ fanout_streams_state(PG_FUNCTION_ARGS)
 	{
 		ViewRow		row = {0};
 
+		if (!stream_is_visible(lfirst(lc)))
+			continue;
 		fill_stream_row(&row, lfirst(lc));
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, row.values, row.nulls);
 	}
@@ -307,7 +310,10 @@ fanout_followers_state(PG_FUNCTION_ARGS)
 	fanout_require_preload();
 	InitMaterializedSRF(fcinfo, 0);
 	foreach(lc, stream_rows())
-		put_followers_of(rsinfo, lfirst(lc));
+	{
+		if (stream_is_visible(lfirst(lc)))
+			put_followers_of(rsinfo, lfirst(lc));
+	}
 	return (Datum) 0;
 }
 

@@ -434,6 +434,28 @@ registry_mark_lost(LeaderStream *stream, XLogRecPtr start_lsn)
 }
 
 void
+registry_set_history(LeaderStream *stream, uint64 system_identifier, uint32 timeline)
+{
+	bool		same;
+
+	LWLockAcquire(Fanout->registry_lock, LW_EXCLUSIVE);
+	load_locked(stream);
+	same = stream->registry_system == system_identifier &&
+		stream->registry_timeline == timeline;
+	stream->registry_system = system_identifier;
+	stream->registry_timeline = timeline;
+	LWLockRelease(Fanout->registry_lock);
+	if (!same)
+	{
+		ereport(LOG,
+				(errmsg("stream \"%s\" begins in a new history of the WAL",
+						NameStr(stream->name))));
+		(void) registry_mark_lost(stream, PG_UINT64_MAX);
+		registry_save(stream, true);
+	}
+}
+
+void
 registry_wake_senders(LeaderStream *stream)
 {
 	LWLockAcquire(Fanout->lock, LW_SHARED);

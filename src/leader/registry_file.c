@@ -25,6 +25,8 @@ typedef struct RegistryHeader
 	uint32		magic;
 	uint32		version;
 	uint32		count;
+	uint32		timeline;		/* which history the positions are of */
+	uint64		system_identifier;
 	pg_crc32c	crc;			/* of the header up to here and of the entries */
 } RegistryHeader;
 
@@ -70,7 +72,9 @@ registry_file_write(const LeaderStream *stream, const RegistryEntry *entries, ui
 	RegistryHeader header = {
 		.magic = REGISTRY_MAGIC,
 		.version = REGISTRY_VERSION,
-		.count = count
+		.count = count,
+		.timeline = stream->registry_timeline,
+		.system_identifier = stream->registry_system
 	};
 	char		path[MAXPGPATH];
 	char		temp_path[MAXPGPATH];
@@ -119,7 +123,7 @@ read_whole_file(const char *path, Size *size)
 }
 
 RegistryEntry *
-registry_file_read(const LeaderStream *stream, uint32 *count)
+registry_file_read(LeaderStream *stream, uint32 *count)
 {
 	char		path[MAXPGPATH];
 	char	   *data;
@@ -142,6 +146,8 @@ registry_file_read(const LeaderStream *stream, uint32 *count)
 			EQ_CRC32C(header.crc, registry_crc(&header, entries)))
 		{
 			*count = header.count;
+			stream->registry_timeline = header.timeline;
+			stream->registry_system = header.system_identifier;
 			return entries;
 		}
 	}

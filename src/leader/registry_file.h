@@ -26,6 +26,6 @@ extern void registry_file_write(const LeaderStream *stream, const RegistryEntry 
  * The file's entries, in the current memory context; none when there is no
  * file or, with a warning, when it is damaged.
  */
-extern RegistryEntry *registry_file_read(const LeaderStream *stream, uint32 *count);
+extern RegistryEntry *registry_file_read(LeaderStream *stream, uint32 *count);
 
 #endif							/* FANOUT_REGISTRY_FILE_H */

@@ -99,7 +99,7 @@ make_sender(FunctionCallInfo fcinfo)
 	sender->sent_lsn = PG_GETARG_LSN(3);
 	check_wire_version(PG_GETARG_INT32(4));
 
-	row = stream_row_require(NameStr(sender->stream_name));
+	row = stream_row_require_grant(NameStr(sender->stream_name));
 	sender->stream_id = row->id;
 	sender->stream = leader_stream_find(MyDatabaseId, row->id);
 	if (sender->stream == NULL)
@@ -130,6 +130,16 @@ view_log(Sender *sender)
 	return view;
 }
 
+/*
+ * A follower may be ahead of the log, which is not synced before it is sent, but not
+ * of the WAL, of which only what was flushed is ever decoded: then it is of another history.
+ */
+static bool
+history_has(XLogRecPtr lsn)
+{
+	return lsn <= GetFlushRecPtr(NULL);
+}
+
 /* Open the log behind the last transaction sent. */
 static void
 open_log(Sender *sender, const LogEnd *end)
@@ -149,7 +159,7 @@ open_log(Sender *sender, const LogEnd *end)
 	oldcontext = MemoryContextSwitchTo(sender->context);
 	sender->reader = log_reader_open(path);
 	MemoryContextSwitchTo(oldcontext);
-	if (!log_reader_seek(sender->reader, sender->sent_lsn, end))
+	if (!history_has(sender->sent_lsn) || !log_reader_seek(sender->reader, sender->sent_lsn, end))
 		sender_lost(sender);
 	sender->generation = end->generation;
 	sender->at_end = false;

@@ -189,7 +189,7 @@ fail_lost(const Sender *sender)
 			(errcode(FANOUT_ERRCODE_LOST),
 			 errmsg("follower \"%s\" has lost its position in stream \"%s\"",
 					NameStr(sender->follower), NameStr(sender->stream_name)),
-			 errdetail("The leader no longer keeps the changes after %X/%X.",
+			 errdetail("The leader does not have the changes after %X/%X.",
 					   LSN_FORMAT_ARGS(sender->sent_lsn))));
 }
 

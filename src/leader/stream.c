@@ -21,6 +21,7 @@
 #include "access/table.h"
 #include "access/xact.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_authid.h"
 #include "catalog/pg_type.h"
 #include "commands/publicationcmds.h"
 #include "executor/spi.h"
@@ -48,7 +49,8 @@ enum
 	Anum_stream_publications,
 	Anum_stream_own_publication,
 	Anum_stream_owner,
-	Natts_stream_read = Anum_stream_owner
+	Anum_stream_granted,
+	Natts_stream_read = Anum_stream_granted
 };
 
 #define OWN_PUBLICATION_PREFIX	"fanout_"
@@ -88,6 +90,19 @@ name_array_to_list(ArrayType *array)
 	return names;
 }
 
+static List *
+oid_array_to_list(ArrayType *array)
+{
+	List	   *oids = NIL;
+	Datum	   *datums;
+	int			count;
+
+	deconstruct_array(array, OIDOID, sizeof(Oid), true, TYPALIGN_INT, &datums, NULL, &count);
+	for (int i = 0; i < count; i++)
+		oids = lappend_oid(oids, DatumGetObjectId(datums[i]));
+	return oids;
+}
+
 static StreamRow *
 row_from_tuple(HeapTuple tuple, TupleDesc desc)
 {
@@ -108,6 +123,7 @@ row_from_tuple(HeapTuple tuple, TupleDesc desc)
 		name_array_to_list(DatumGetArrayTypePCopy(values[Anum_stream_publications - 1]));
 	row->own_publication = DatumGetBool(values[Anum_stream_own_publication - 1]);
 	row->owner = DatumGetObjectId(values[Anum_stream_owner - 1]);
+	row->granted = oid_array_to_list(DatumGetArrayTypePCopy(values[Anum_stream_granted - 1]));
 	return row;
 }
 
@@ -194,6 +210,13 @@ stream_check_owner(const StreamRow *row)
 				 errmsg("must be owner of stream \"%s\"", NameStr(row->name))));
 }
 
+bool
+stream_is_visible(const StreamRow *row)
+{
+	return has_privs_of_role(GetUserId(), ROLE_PG_MONITOR) ||
+		has_privs_of_role(GetUserId(), row->owner);
+}
+
 void
 stream_slot_name(char *slot, Oid dboid, int32 id)
 {
@@ -229,6 +252,29 @@ check_new_name(const char *name)
 				 errmsg("stream \"%s\" already exists", name)));
 }
 
+/*
+ * Whoever streams a table hands its rows to others, so he must own it.  That of a
+ * publication is not enough: it can be given away.
+ */
+static void
+check_published_tables(Oid oid, const char *name)
+{
+	ListCell   *lc;
+
+	if (superuser())
+		return;
+	if (GetPublication(oid)->alltables || GetPublicationSchemas(oid) != NIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("must be superuser to stream publication \"%s\"", name),
+				 errdetail("It is of all tables, or of all tables in a schema.")));
+	foreach(lc, GetPublicationRelations(oid, PUBLICATION_PART_ROOT))
+	{
+		if (!fanout_owns_relation(lfirst_oid(lc), GetUserId()))
+			aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_TABLE, get_rel_name(lfirst_oid(lc)));
+	}
+}
+
 static void
 check_publication(const char *name)
 {
@@ -240,6 +286,7 @@ check_publication(const char *name)
 				 errmsg("publication \"%s\" does not exist", name)));
 	if (!fanout_owns_publication(oid, GetUserId()))
 		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_PUBLICATION, name);
+	check_published_tables(oid, name);
 }
 
 /* The publications a user named, each once; the user must own them all. */

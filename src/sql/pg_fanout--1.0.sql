@@ -14,6 +14,7 @@ CREATE TABLE fanout.stream (
     publications name[] NOT NULL,
     own_publication boolean NOT NULL,
     owner oid NOT NULL,
+    granted oid[] NOT NULL DEFAULT '{}',
     created_at timestamptz NOT NULL DEFAULT now(),
     UNIQUE (dboid, name)
 );
@@ -83,6 +84,16 @@ CREATE FUNCTION fanout.drop_stream(stream name, force boolean DEFAULT false)
 RETURNS void AS 'MODULE_PATHNAME', 'fanout_drop_stream' LANGUAGE C VOLATILE STRICT;
 COMMENT ON FUNCTION fanout.drop_stream(name, boolean) IS
     'end a stream; refuses while followers are registered, unless forced';
+
+CREATE FUNCTION fanout.grant_stream(stream name, role name)
+RETURNS void AS 'MODULE_PATHNAME', 'fanout_grant_stream' LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION fanout.grant_stream(name, name) IS
+    'allow a role, which must be in fanout_follower as well, to follow a stream';
+
+CREATE FUNCTION fanout.revoke_stream(stream name, role name)
+RETURNS void AS 'MODULE_PATHNAME', 'fanout_revoke_stream' LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION fanout.revoke_stream(name, name) IS
+    'take back fanout.grant_stream(); a follower that is connected is ended by fanout.drop_follower()';
 
 CREATE FUNCTION fanout.drop_follower(stream name, follower name)
 RETURNS void AS 'MODULE_PATHNAME', 'fanout_drop_follower' LANGUAGE C VOLATILE STRICT;
@@ -377,12 +388,14 @@ GRANT USAGE ON SCHEMA fanout TO PUBLIC;
 GRANT EXECUTE ON FUNCTION fanout.staleness_state(), fanout.lag(name),
     fanout.wait_for_copy(name, interval), fanout.wait_for(text, interval, name),
     fanout.token(), fanout.wait_for_followers(integer, text, interval) TO PUBLIC;
-GRANT EXECUTE ON FUNCTION fanout.streams_state(), fanout.followers_state() TO pg_monitor;
+GRANT EXECUTE ON FUNCTION fanout.create_stream(name, name[]), fanout.drop_stream(name, boolean),
+    fanout.drop_follower(name, name), fanout.grant_stream(name, name), fanout.revoke_stream(name, name),
+    fanout.streams_state(), fanout.followers_state() TO PUBLIC;
 GRANT EXECUTE ON FUNCTION fanout.history_state(), fanout.staleness_chart(name, integer) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION fanout.table_activity(), fanout.copies_under_way() TO PUBLIC;
 GRANT SELECT ON fanout.staleness, fanout.staleness_history, fanout.table_staleness,
     fanout.copy_progress TO PUBLIC;
-GRANT SELECT ON fanout.streams, fanout.followers TO pg_monitor;
+GRANT SELECT ON fanout.streams, fanout.followers TO PUBLIC;
 
 /*
  * The role a follower's login needs on the leader.  Roles belong to the whole

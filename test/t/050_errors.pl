@@ -19,7 +19,8 @@ like($err, qr/wal_level/, 'wrong wal_level');
 my $leader = new_leader('leader');
 $leader->safe_psql('postgres', q{CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (1, 'one');
 	CREATE ROLE stranger LOGIN; CREATE DATABASE empty;
-	CREATE ROLE friend LOGIN PASSWORD 'secret' IN ROLE fanout_follower; GRANT SELECT ON t TO friend});
+	CREATE ROLE friend LOGIN PASSWORD 'secret' IN ROLE fanout_follower; GRANT SELECT ON t TO friend;
+	SELECT fanout.grant_stream('app', 'friend')});
 my $follower = new_follower('follower');
 my $second = new_follower('second');
 
