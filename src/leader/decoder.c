@@ -254,33 +254,6 @@ open_log(Decoder *decoder, bool discard)
 	decoder_publish(decoder);
 }
 
-void
-decoder_publish(Decoder *decoder)
-{
-	LeaderStream *stream = decoder->state.stream;
-	LogWriter  *writer = decoder->state.writer;
-	bool		grown = log_writer_flush(writer, &decoder->end);
-	uint64		bytes;
-
-	decoder->published_at = fanout_boottime_us();
-	if (!grown && decoder->decoded_lsn == decoder->published_lsn)
-		return;
-	bytes = log_writer_bytes(writer);
-
-	SpinLockAcquire(&stream->mutex);
-	stream->end = decoder->end;
-	stream->decoded_lsn = decoder->decoded_lsn;
-	stream->synced_lsn = decoder->synced_lsn;
-	stream->log_start_lsn = decoder->start_lsn;
-	stream->log_bytes = bytes;
-	stream->transactions = decoder->state.transactions;
-	stream->changes = decoder->state.changes;
-	SpinLockRelease(&stream->mutex);
-
-	decoder->published_lsn = decoder->decoded_lsn;
-	registry_wake_senders(stream);
-}
-
 /* Decoding starts before the end of the log, so at first records are old ones. */
 static void
 note_decoded(Decoder *decoder, XLogRecPtr lsn)

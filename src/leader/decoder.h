@@ -1,7 +1,8 @@
 /*
  * decoder.h
  *		What the parts of a decoder process share: the loop (decoder.c), waiting
- *		for WAL (wal_reader.c) and upkeep of log and slot (retention.c).
+ *		for WAL (wal_reader.c), handing over to senders (publish.c) and upkeep of
+ *		log and slot (retention.c).
  */
 #ifndef FANOUT_DECODER_H
 #define FANOUT_DECODER_H
@@ -18,8 +19,13 @@ typedef struct Decoder
 	DecoderState state;			/* what the output plugin sees; writer is NULL before the log is open */
 	LogEnd		end;			/* of what was handed to the kernel */
 	XLogRecPtr	decoded_lsn;	/* every record up to here was processed */
+
+	/* publish.c; all times are those of fanout_boottime_us() */
 	XLogRecPtr	published_lsn;	/* decoded_lsn as last stored in shared memory */
-	int64		published_at;	/* all times are those of fanout_boottime_us() */
+	int64		published_at;
+	int64		publication_cost;	/* microseconds of credit */
+	int64		credit_us;
+	int64		credited_at;
 
 	/* retention.c */
 	XLogRecPtr	synced_lsn;
@@ -37,6 +43,10 @@ extern Decoder *MyDecoder;
  * wake the senders, if there is anything new.  To be called between records only.
  */
 extern void decoder_publish(Decoder *decoder);
+
+/* The same if it is time; idle: there is no more WAL to read for now. */
+extern void decoder_publish_if_due(Decoder *decoder, bool idle);
+extern long decoder_publish_wait(const Decoder *decoder);
 
 /*
  * Sync the log, confirm the slot, trim the log and save the registry, if it is

@@ -93,8 +93,8 @@ extern int	registry_mark_lost(LeaderStream *stream, XLogRecPtr start_lsn);
 extern void registry_set_history(LeaderStream *stream, uint64 system_identifier,
 								 uint32 timeline);
 
-/* Set the latch of every sender of the stream that sleeps. */
-extern void registry_wake_senders(LeaderStream *stream);
+/* Set the latch of every sender of the stream that sleeps; returns how many senders there are. */
+extern int	registry_wake_senders(LeaderStream *stream);
 
 extern int	registry_count(LeaderStream *stream);
 

@@ -455,19 +455,24 @@ registry_set_history(LeaderStream *stream, uint64 system_identifier, uint32 time
 	}
 }
 
-void
+int
 registry_wake_senders(LeaderStream *stream)
 {
+	int			count = 0;
+
 	LWLockAcquire(Fanout->lock, LW_SHARED);
 	for (int i = 0; i < fanout_max_followers; i++)
 	{
 		Registration *registration = &Registrations[i];
 
-		if (is_of(registration, stream) &&
-			pg_atomic_exchange_u32(&registration->sender_asleep, 0) != 0)
+		if (!is_of(registration, stream) || registration->sender_pid == 0)
+			continue;
+		count++;
+		if (pg_atomic_exchange_u32(&registration->sender_asleep, 0) != 0)
 			fanout_wake(registration->sender_procno);
 	}
 	LWLockRelease(Fanout->lock);
+	return count;
 }
 
 /* ---------- lists ---------- */

@@ -252,27 +252,25 @@ note_sent(Sender *sender, XLogRecPtr lsn)
 	sender_note_sent(sender);
 }
 
-/* Returns false when the log's end is reached. */
-static bool
+static void
 put_frames(Sender *sender, const LogView *view)
 {
 	XLogRecPtr	lsn = sender->sent_lsn;
 	Size		len;
 	const char *data = log_reader_next(sender->reader, &view->end, CHUNK_SIZE, &len, &lsn);
 
-	sender->at_end = data == NULL;
+	sender->at_end = data == NULL || log_reader_at_end(sender->reader, &view->end);
 	if (data == NULL)
-		return false;
+		return;
 
 	appendStringInfoChar(&sender->out, MSG_FRAMES);
 	appendBinaryStringInfo(&sender->out, data, len);
 	put_message(sender);
 	note_sent(sender, lsn);
-	return true;
 }
 
-/* Returns false when the follower has heard of this progress. */
-static bool
+/* Unless the follower has heard of this progress. */
+static void
 put_progress(Sender *sender, const LogView *view)
 {
 	ProgressMessage progress = {
@@ -281,29 +279,28 @@ put_progress(Sender *sender, const LogView *view)
 	};
 
 	if (view->decoded_lsn <= sender->progress_lsn)
-		return false;
+		return;
 	progress.wal_end = GetXLogInsertEndRecPtr();
 	message_put_progress(&sender->out, &progress);
 	put_message(sender);
 	sender->progress_lsn = view->decoded_lsn;
 	note_sent(sender, view->decoded_lsn);
-	return true;
 }
 
 /*
- * Put what there is to send into the empty output buffer, answers first.
- * Returns false when there was nothing, or when the buffer is not yet empty.
+ * Put what there is to send into the output buffer if that is empty, answers first,
+ * and the progress together with the last frames.
  */
-static bool
+static void
 put_more(Sender *sender, const LogView *view)
 {
-	bool		answered = sender->answer_due;
-
 	if (pq_is_send_pending())
-		return false;
-	if (answered)
+		return;
+	if (sender->answer_due)
 		put_answer(sender);
-	return put_frames(sender, view) || put_progress(sender, view) || answered;
+	put_frames(sender, view);
+	if (sender->at_end)
+		put_progress(sender, view);
 }
 
 /* ---------- input ---------- */
@@ -397,7 +394,7 @@ receive_message(Sender *sender, unsigned char type)
 static void
 receive(Sender *sender)
 {
-	while (!sender->done)
+	while (!sender->done && sender->may_have_input)
 	{
 		unsigned char type;
 		int			result;
@@ -409,7 +406,7 @@ receive(Sender *sender)
 		if (result == 0)
 		{
 			pq_endmsgread();
-			return;
+			break;
 		}
 		if (pq_getmessage(&sender->in, PQ_SMALL_MESSAGE_LIMIT) != 0)
 			connection_lost(sender);
@@ -493,23 +490,40 @@ may_sleep(Sender *sender, const LogView *view)
 		now.end.offset == view->end.offset;
 }
 
+/* Wait a second at most; returns whether there may be something to read. */
+static bool
+wait_for_events(void)
+{
+	WaitEvent	events[3];
+	int			count = WaitEventSetWait(FeBeWaitSet, TICK_MS, events, lengthof(events),
+										 PG_WAIT_EXTENSION);
+	bool		readable = count == 0;
+
+	for (int i = 0; i < count; i++)
+	{
+		if ((events[i].events & WL_POSTMASTER_DEATH) != 0)
+			proc_exit(1);
+		readable |= (events[i].events & WL_SOCKET_READABLE) != 0;
+	}
+	return readable;
+}
+
 /* Until there is something to read, to write or to send; a second at most. */
 static void
 sender_sleep(Sender *sender, const LogView *view)
 {
 	uint32		events = WL_SOCKET_READABLE;
-	WaitEvent	event;
 
 	if (pq_is_send_pending())
 		events |= WL_SOCKET_WRITEABLE;
 	if ((events & WL_SOCKET_WRITEABLE) != 0 || may_sleep(sender, view))
 	{
 		ModifyWaitEvent(FeBeWaitSet, FeBeWaitSetSocketPos, events, NULL);
-		if (WaitEventSetWait(FeBeWaitSet, TICK_MS, &event, 1, PG_WAIT_EXTENSION) == 1 &&
-			(event.events & WL_POSTMASTER_DEATH) != 0)
-			proc_exit(1);
+		sender->may_have_input = wait_for_events();
 		ResetLatch(MyLatch);
 	}
+	else
+		sender->may_have_input = true;
 	pg_atomic_write_u32(&sender->registration->sender_asleep, 0);
 }
 
@@ -521,7 +535,6 @@ sender_loop(Sender *sender)
 	for (;;)
 	{
 		LogView		view;
-		bool		busy;
 
 		check_interrupts();
 		MemoryContextReset(sender->loop_context);
@@ -530,11 +543,13 @@ sender_loop(Sender *sender)
 			break;
 		sender_check_entry(sender);
 		view = check_log(sender);
-		busy = put_more(sender, &view);
+		put_more(sender, &view);
 		flush_output(sender);
 		tick(sender);
-		if (!busy || pq_is_send_pending())
+		if (sender->at_end || pq_is_send_pending())
 			sender_sleep(sender, &view);
+		else
+			sender->may_have_input = true;
 	}
 	MemoryContextSwitchTo(oldcontext);
 }
@@ -557,6 +572,7 @@ send_changes(Sender *sender)
 	LogView		view;
 
 	sender_attach(sender);
+	sender->may_have_input = true;
 	view = view_log(sender);
 	open_log(sender, &view.end);
 	report_activity(sender);

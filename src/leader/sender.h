@@ -23,6 +23,7 @@ typedef struct Sender
 	XLogRecPtr	progress_lsn;	/* as last told by MSG_PROGRESS */
 	bool		answer_due;
 	AnswerMessage answer;
+	bool		may_have_input; /* bytes of the follower may have arrived */
 	bool		done;			/* the follower sent CopyDone */
 	TimestampTz ticked_at;
 	StringInfoData in;

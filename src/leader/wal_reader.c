@@ -30,7 +30,6 @@
 
 #define SLEEP_MS			100
 #define SLEEP_ASYNC_MS		2	/* while an asynchronous commit is not flushed */
-#define PUBLISH_INTERVAL_US	5000	/* while there is WAL to read */
 
 /*
  * A decoder that is told to end leaves everything synced and confirmed, so that
@@ -57,8 +56,7 @@ look_after_log(bool idle)
 
 	if (decoder->state.writer == NULL)
 		return;
-	if (idle || fanout_boottime_us() - decoder->published_at >= PUBLISH_INTERVAL_US)
-		decoder_publish(decoder);
+	decoder_publish_if_due(decoder, idle);
 	retention_upkeep(decoder, false);
 }
 
@@ -72,6 +70,14 @@ wanted_flush(LeaderStream *stream, XLogRecPtr flushed)
 		return InvalidXLogRecPtr;
 	request = Min(request, GetXLogInsertEndRecPtr());
 	return request > flushed ? request : InvalidXLogRecPtr;
+}
+
+static void
+sleep_ms(long timeout)
+{
+	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+					 timeout, PG_WAIT_EXTENSION);
+	ResetLatch(MyLatch);
 }
 
 /* Sleep unless WAL up to loc was flushed or is to be flushed now. */
@@ -91,11 +97,7 @@ sleep_for_wal(LeaderStream *stream, XLogRecPtr loc)
 		timeout = SLEEP_ASYNC_MS;
 	}
 	if (flushed < loc && XLogRecPtrIsInvalid(wanted_flush(stream, flushed)))
-	{
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 timeout, PG_WAIT_EXTENSION);
-		ResetLatch(MyLatch);
-	}
+		sleep_ms(timeout);
 	pg_atomic_write_u32(&stream->decoder_asleep, 0);
 }
 
@@ -104,11 +106,15 @@ wait_for_wal(XLogRecPtr loc, XLogRecPtr flushed)
 {
 	LeaderStream *stream = MyDecoder->state.stream;
 	XLogRecPtr	wanted;
+	long		publish_wait;
 
 	look_after_log(true);
 	wanted = wanted_flush(stream, flushed);
+	publish_wait = decoder_publish_wait(MyDecoder);
 	if (!XLogRecPtrIsInvalid(wanted))
 		XLogFlush(wanted);
+	else if (publish_wait > 0)
+		sleep_ms(publish_wait);
 	else
 		sleep_for_wal(stream, loc);
 	heed_signals();

@@ -167,6 +167,9 @@ extern bool log_reader_seek(LogReader *reader, XLogRecPtr after, const LogEnd *e
 extern const char *log_reader_next(LogReader *reader, const LogEnd *end, Size max_bytes,
 								   Size *len, XLogRecPtr *lsn);
 
+/* Has everything before end been returned? */
+extern bool log_reader_at_end(const LogReader *reader, const LogEnd *end);
+
 extern void log_reader_close(LogReader *reader);
 
 #endif							/* FANOUT_LOG_H */

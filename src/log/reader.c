@@ -245,3 +245,10 @@ log_reader_next(LogReader *reader, const LogEnd *end, Size max_bytes, Size *len,
 	*len = run;
 	return scan->buf + scan->pos - run;
 }
+
+bool
+log_reader_at_end(const LogReader *reader, const LogEnd *end)
+{
+	return reader->header.segno == end->segno &&
+		reader->scan.offset + reader->scan.pos >= end->offset;
+}
