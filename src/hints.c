@@ -34,18 +34,23 @@ hint_path(char *path, HintKind kind, Oid dboid, int32 id)
 	snprintf(path, MAXPGPATH, HINT_ROOT "/%u/%s-%d", dboid, hint_prefix[kind], id);
 }
 
-/* Make one directory and sync its parent, so that it survives a crash. */
-static void
-make_directory(const char *path, const char *parent)
+/* Returns false when the parent is not there. */
+static bool
+make_directory(const char *path)
 {
-	if (MakePGDirectory(path) != 0 && errno != EEXIST)
-		ereport(ERROR,
-				(errcode_for_file_access(),
-				 errmsg("could not create directory \"%s\": %m", path)));
-	fsync_fname(path, true);
-	fsync_fname(parent, true);
+	if (MakePGDirectory(path) == 0 || errno == EEXIST)
+		return true;
+	if (errno == ENOENT)
+		return false;
+	ereport(ERROR,
+			(errcode_for_file_access(),
+			 errmsg("could not create directory \"%s\": %m", path)));
 }
 
+/*
+ * The database's directory may be removed as empty by another process until ours is in
+ * it.  All are synced, so that they survive a crash.
+ */
 void
 hint_create(HintKind kind, Oid dboid, int32 id)
 {
@@ -54,9 +59,16 @@ hint_create(HintKind kind, Oid dboid, int32 id)
 
 	database_path(database, dboid);
 	hint_path(path, kind, dboid, id);
-	make_directory(HINT_ROOT, ".");
-	make_directory(database, HINT_ROOT);
-	make_directory(path, database);
+	while (!make_directory(path))
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (!make_directory(database))
+			(void) make_directory(HINT_ROOT);
+	}
+	fsync_fname(path, true);
+	fsync_fname(database, true);
+	fsync_fname(HINT_ROOT, true);
+	fsync_fname(".", true);
 }
 
 static void
