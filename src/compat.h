@@ -74,6 +74,25 @@
 #define fanout_change_tuple(decoded) (&(decoded)->tuple)
 #endif
 
+#include "utils/rel.h"
+
+/* 16 calls the file of a relation by other names. */
+#if PG_VERSION_NUM >= 160000
+#include "utils/relfilenumbermap.h"
+
+typedef RelFileLocator FanoutRelFile;
+#define fanout_file_of(rel) ((rel)->rd_locator)
+#define fanout_file_database(file) ((file).dbOid)
+#define fanout_relid_of_file(file) RelidByRelfilenumber((file).spcOid, (file).relNumber)
+#else
+#include "utils/relfilenodemap.h"
+
+typedef RelFileNode FanoutRelFile;
+#define fanout_file_of(rel) ((rel)->rd_node)
+#define fanout_file_database(file) ((file).dbNode)
+#define fanout_relid_of_file(file) RelidByRelfilenode((file).spcNode, (file).relNode)
+#endif
+
 #include "lib/dshash.h"
 
 /* 17 lets a shared hash table copy its keys in a way of its own. */

@@ -203,6 +203,8 @@ apply_change(const Change *change)
 	apply_position.change = change;
 	if (change->op == CHANGE_TRUNCATE)
 		apply_truncate(change, &apply_position.txn);
+	else if (change->op == CHANGE_SEQUENCE)
+		sequence_set(&change->sequence);
 	else
 	{
 		apply_position.relation = NULL;

@@ -125,6 +125,8 @@ operation_name(ChangeOp op)
 			return "DELETE";
 		case CHANGE_TRUNCATE:
 			return "TRUNCATE";
+		case CHANGE_SEQUENCE:
+			return "a sequence's value";
 	}
 	return "change";
 }
@@ -136,8 +138,8 @@ apply_error_context(void *arg)
 	const Change *change = apply_position.change;
 	const ApplyRelation *relation = apply_position.relation;
 
-	if (change == NULL || change->op == CHANGE_TRUNCATE || relation == NULL ||
-		relation->leader_relid != change->relid)
+	if (change == NULL || change->op == CHANGE_TRUNCATE || change->op == CHANGE_SEQUENCE ||
+		relation == NULL || relation->leader_relid != change->relid)
 		errcontext("applying %s of the leader's transaction committed at %X/%X",
 				   change != NULL ? operation_name(change->op) : "a change",
 				   LSN_FORMAT_ARGS(apply_position.txn.commit_lsn));

@@ -234,6 +234,7 @@ step_data(FollowedRow *row, CopySession *session)
 	copy_pending_tables(row, session);
 
 	begin_step("noting that the tables are copied");
+	copy_sequences(row, session->conn);
 	set_copy_state(row, row->copy_schema && !row->schema_done ? COPY_INDEXES : COPY_DONE);
 	end_step();
 }

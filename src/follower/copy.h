@@ -49,6 +49,9 @@ extern void copy_schema_section(const FollowedRow *row, SchemaSection section,
 extern void copy_table(const FollowedRow *row, PGconn *conn, const CopyTable *table, Oid relid,
 					   const char *snapshot);
 
+/* sequence.c */
+extern void copy_sequences(const FollowedRow *row, PGconn *conn);
+
 /* copy_worker.c */
 extern void copy_pending_tables(const FollowedRow *row, CopySession *session);
 

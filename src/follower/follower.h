@@ -175,6 +175,10 @@ extern void schedule_copy(int32 followed_id, Oid relid);
 /* Statements put off until the data is consistent (foreign keys); no-op when none is left. */
 extern void run_deferred_statements(const FollowedRow *row);
 
+/* ---------- sequence.c ---------- */
+
+extern void sequence_set(const SequenceValue *sequence);
+
 /* ---------- positions.c ---------- */
 
 /* Setters for the worker; each broadcasts "changed". */

@@ -44,6 +44,7 @@
 #include "compat.h"
 #include "launcher.h"
 #include "leader/decoder.h"
+#include "leader/sequence.h"
 
 /* Handed to the kernel at the latest when so much waits for it. */
 #define PUBLISH_BYTES	(64 * 1024)
@@ -293,6 +294,7 @@ decode(Decoder *decoder)
 					 errmsg("could not read WAL at %X/%X: %s",
 							LSN_FORMAT_ARGS(ctx->reader->EndRecPtr),
 							error ? error : "no record")));
+		sequences_note(ctx->reader);
 		LogicalDecodingProcessRecord(ctx, ctx->reader);
 
 		/* The reader's buffers live in the current context; decoding changes it. */
@@ -320,6 +322,7 @@ run_stream(Decoder *decoder, const Hint *hint)
 
 	check_server();
 	prepare_session();
+	sequences_start();
 	open_log(decoder, slot_acquire_or_create(stream));
 	decode(decoder);
 }

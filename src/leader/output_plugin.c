@@ -31,6 +31,7 @@
 #include "compat.h"
 #include "leader/leader.h"
 #include "leader/publication.h"
+#include "leader/sequence.h"
 
 extern PGDLLEXPORT void _PG_output_plugin_init(OutputPluginCallbacks *cb);
 
@@ -423,12 +424,33 @@ plugin_truncate(LogicalDecodingContext *ctx, ReorderBufferTXN *txn, int nrelatio
 	MemoryContextReset(plugin->change_context);
 }
 
+/* What sequences were at by the transaction's commit goes with it. */
+static void
+write_sequences(Plugin *plugin, DecoderState *state, ReorderBufferTXN *txn)
+{
+	MemoryContext oldcontext = MemoryContextSwitchTo(plugin->change_context);
+	ListCell   *lc;
+
+	foreach(lc, sequences_take(state->row, txn->base_snapshot->xmin, txn->end_lsn))
+	{
+		StringInfoData buf;
+
+		initStringInfo(&buf);
+		change_encode_sequence(&buf, lfirst(lc));
+		begin_in_log(plugin, state, txn);
+		log_writer_put_change(state->writer, buf.data, buf.len);
+	}
+	MemoryContextSwitchTo(oldcontext);
+	MemoryContextReset(plugin->change_context);
+}
+
 static void
 plugin_commit(LogicalDecodingContext *ctx, ReorderBufferTXN *txn, XLogRecPtr commit_lsn)
 {
 	Plugin	   *plugin = ctx->output_plugin_private;
 	DecoderState *state = ctx->output_writer_private;
 
+	write_sequences(plugin, state, txn);
 	if (!plugin->begun)
 		return;
 	log_writer_commit(state->writer);

@@ -547,3 +547,24 @@ publication_lookup(Relation relation, List *names)
 		build_entry(rel, relation, names);
 	return rel;
 }
+
+bool
+publication_publishes(Relation relation, List *names)
+{
+	RelationFacts facts;
+	ListCell   *lc;
+
+	if (!is_publishable_relation(relation) || is_own_table(relation))
+		return false;
+	load_publications(names);
+	gather_facts(&facts, relation);
+	foreach(lc, cache.publications)
+	{
+		Publication *publication = lfirst(lc);
+
+		if (publication->alltables || list_member_oid(facts.publications, publication->oid) ||
+			published_level(publication, &facts) >= 0)
+			return true;
+	}
+	return false;
+}

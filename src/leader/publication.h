@@ -67,4 +67,7 @@ extern void publication_stop(void);
  */
 extern PublishedRelation *publication_lookup(Relation relation, List *names);
 
+/* Is any change of the table, or of the partitions of a partitioned one, published? */
+extern bool publication_publishes(Relation relation, List *names);
+
 #endif							/* FANOUT_PUBLICATION_H */

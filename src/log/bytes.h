@@ -1,6 +1,6 @@
 /*
  * bytes.h
- *		Integers as bytes, for the files of src/log.
+ *		Integers and names as bytes, for the files of src/log.
  *
  * Everything the log stores is in network byte order and not aligned.  A
  * ByteReader walks over bytes that nobody has checked yet: each read fails
@@ -11,6 +11,7 @@
 
 #include "postgres.h"
 
+#include "libpq/pqformat.h"
 #include "port/pg_bswap.h"
 
 static inline uint32
@@ -95,6 +96,34 @@ static inline uint32
 read_uint32(ByteReader *reader)
 {
 	return get_uint32(read_bytes(reader, sizeof(uint32)));
+}
+
+static inline uint64
+read_uint64(ByteReader *reader)
+{
+	return get_uint64(read_bytes(reader, sizeof(uint64)));
+}
+
+/* A name is its length (2) and its bytes. */
+static inline void
+put_name(StringInfo buf, const char *name)
+{
+	Size		len = strlen(name);
+
+	pq_sendint16(buf, len);
+	appendBinaryStringInfo(buf, name, len);
+}
+
+static inline void
+read_name(ByteReader *reader, Name name)
+{
+	uint16		len = read_uint16(reader);
+	const char *data = read_bytes(reader, len);
+
+	if (len == 0 || len >= NAMEDATALEN || memchr(data, '\0', len) != NULL)
+		read_failed(reader, "A name is not valid.");
+	memset(name, 0, sizeof(NameData));
+	memcpy(NameStr(*name), data, len);
 }
 
 #endif							/* FANOUT_BYTES_H */

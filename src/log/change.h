@@ -75,7 +75,8 @@ typedef enum ChangeOp
 	CHANGE_INSERT = 'I',
 	CHANGE_UPDATE = 'U',
 	CHANGE_DELETE = 'D',
-	CHANGE_TRUNCATE = 'T'
+	CHANGE_TRUNCATE = 'T',
+	CHANGE_SEQUENCE = 'Q'		/* a sequence's value */
 } ChangeOp;
 
 typedef enum OldRowKind
@@ -87,6 +88,14 @@ typedef enum OldRowKind
 
 #define TRUNCATE_CASCADE		0x01
 #define TRUNCATE_RESTART_IDENTITY 0x02
+
+typedef struct SequenceValue
+{
+	NameData	nspname;
+	NameData	relname;
+	int64		value;
+	bool		is_called;		/* else the value is the next one */
+} SequenceValue;
 
 /* ---------- encoding (decoder) ---------- */
 
@@ -108,6 +117,7 @@ extern void change_encode_update(StringInfo buf, RowEncoder *encoder, OldRowKind
 extern void change_encode_delete(StringInfo buf, RowEncoder *encoder, OldRowKind oldkind,
 								 const RowValues *oldrow);
 extern void change_encode_truncate(StringInfo buf, int nrels, const Oid *relids, uint8 flags);
+extern void change_encode_sequence(StringInfo buf, const SequenceValue *sequence);
 
 /*
  * The form for a column of that type.  For a domain it is the form of its base
@@ -128,6 +138,7 @@ typedef struct Change
 	uint8		flags;			/* T */
 	int			nrels;			/* T */
 	Oid		   *relids;			/* T */
+	SequenceValue sequence;		/* Q */
 	int			row_capacity;	/* private to change_decode() */
 	int			rel_capacity;
 } Change;

@@ -166,6 +166,15 @@ read_truncate(ByteReader *reader, Change *change)
 		change->relids[i] = read_uint32(reader);
 }
 
+static void
+read_sequence(ByteReader *reader, SequenceValue *sequence)
+{
+	read_name(reader, &sequence->nspname);
+	read_name(reader, &sequence->relname);
+	sequence->value = (int64) read_uint64(reader);
+	sequence->is_called = read_uint8(reader) != 0;
+}
+
 void
 change_decode(const char **pos, const char *end, RelationDescLookup lookup, void *arg,
 			  Change *change)
@@ -186,6 +195,9 @@ change_decode(const char **pos, const char *end, RelationDescLookup lookup, void
 			break;
 		case CHANGE_TRUNCATE:
 			read_truncate(&reader, change);
+			break;
+		case CHANGE_SEQUENCE:
+			read_sequence(&reader, &change->sequence);
 			break;
 		default:
 			read_failed(&reader, "The kind of change is unknown.");

@@ -8,6 +8,7 @@
  *	'U' relid (4), kind of old row (1), old row unless OLD_NONE, new row
  *	'D' relid (4), kind of old row (1), old row unless OLD_NONE
  *	'T' flags (1), number of relations (4), relids (4 each)
+ *	'Q' schema, name, value (8), is_called (1); names as in relation_desc.c
  *
  * and a row is a byte of flags; with ROW_HAS_NULLS a bitmap of the columns that are
  * null; with ROW_HAS_UNCHANGED one of those that are unchanged; and the other
@@ -26,6 +27,7 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 
+#include "log/bytes.h"
 #include "log/change.h"
 #include "log/row_format.h"
 
@@ -256,4 +258,14 @@ change_encode_truncate(StringInfo buf, int nrels, const Oid *relids, uint8 flags
 	pq_sendint32(buf, nrels);
 	for (int i = 0; i < nrels; i++)
 		pq_sendint32(buf, relids[i]);
+}
+
+void
+change_encode_sequence(StringInfo buf, const SequenceValue *sequence)
+{
+	pq_sendint8(buf, CHANGE_SEQUENCE);
+	put_name(buf, NameStr(sequence->nspname));
+	put_name(buf, NameStr(sequence->relname));
+	pq_sendint64(buf, sequence->value);
+	pq_sendint8(buf, sequence->is_called);
 }

@@ -31,15 +31,6 @@
 
 /* ---------- encoding ---------- */
 
-static void
-put_name(StringInfo buf, const char *name)
-{
-	Size		len = strlen(name);
-
-	pq_sendint16(buf, len);
-	appendBinaryStringInfo(buf, name, len);
-}
-
 void
 relation_desc_encode(StringInfo buf, const RelationDesc *desc)
 {
@@ -64,14 +55,12 @@ relation_desc_encode(StringInfo buf, const RelationDesc *desc)
 /* ---------- decoding ---------- */
 
 static char *
-read_name(ByteReader *reader)
+read_name_copy(ByteReader *reader)
 {
-	uint16		len = read_uint16(reader);
-	const char *data = read_bytes(reader, len);
+	NameData	name;
 
-	if (len == 0 || len >= NAMEDATALEN || memchr(data, '\0', len) != NULL)
-		read_failed(reader, "A name is not valid.");
-	return pnstrdup(data, len);
+	read_name(reader, &name);
+	return pstrdup(NameStr(name));
 }
 
 static void
@@ -96,7 +85,7 @@ check_column(const ByteReader *reader, const ColumnDesc *column)
 static void
 read_column(ByteReader *reader, ColumnDesc *column)
 {
-	column->name = read_name(reader);
+	column->name = read_name_copy(reader);
 	column->typid = read_uint32(reader);
 	column->typmod = (int32) read_uint32(reader);
 	column->typlen = (int16) read_uint16(reader);
@@ -116,8 +105,8 @@ relation_desc_decode(const char *data, Size len)
 	RelationDesc *desc = palloc0(sizeof(RelationDesc));
 
 	desc->relid = read_uint32(&reader);
-	desc->nspname = read_name(&reader);
-	desc->relname = read_name(&reader);
+	desc->nspname = read_name_copy(&reader);
+	desc->relname = read_name_copy(&reader);
 	desc->replident = (char) read_uint8(&reader);
 	desc->natts = read_uint16(&reader);
 	if (desc->natts > MaxTupleAttributeNumber)

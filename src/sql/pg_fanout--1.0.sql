@@ -151,6 +151,12 @@ RETURNS SETOF record AS 'MODULE_PATHNAME', 'fanout_stream_tables' LANGUAGE C VOL
 COMMENT ON FUNCTION fanout.stream_tables(name) IS
     'for followers: the tables of a stream, as its publications say';
 
+CREATE FUNCTION fanout.stream_sequences(stream name,
+    OUT nspname name, OUT relname name, OUT last_value bigint, OUT is_called boolean)
+RETURNS SETOF record AS 'MODULE_PATHNAME', 'fanout_stream_sequences' LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION fanout.stream_sequences(name) IS
+    'for followers: the sequences of a stream, with the values that the server has logged ahead';
+
 CREATE FUNCTION fanout.register_follower(stream name, follower name, instance uuid, replace boolean)
 RETURNS pg_lsn AS 'MODULE_PATHNAME', 'fanout_register_follower' LANGUAGE C VOLATILE STRICT;
 COMMENT ON FUNCTION fanout.register_follower(name, name, uuid, boolean) IS
@@ -409,7 +415,7 @@ EXCEPTION
         NULL;
 END
 $$;
-GRANT EXECUTE ON FUNCTION fanout.stream_info(name, integer), fanout.stream_tables(name),
+GRANT EXECUTE ON FUNCTION fanout.stream_info(name, integer), fanout.stream_tables(name), fanout.stream_sequences(name),
     fanout.register_follower(name, name, uuid, boolean), fanout.flush_wal(),
     fanout.unregister_follower(name, name, uuid) TO fanout_follower;
 GRANT EXECUTE ON PROCEDURE fanout.send_changes(name, name, uuid, pg_lsn, integer)
