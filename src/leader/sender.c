@@ -58,7 +58,6 @@ typedef struct LogView
 {
 	LogEnd		end;
 	XLogRecPtr	decoded_lsn;
-	int			decoder_procno;
 	bool		exists;			/* the record is still that of our stream */
 } LogView;
 
@@ -125,7 +124,6 @@ view_log(Sender *sender)
 		stream->id == sender->stream_id;
 	view.end = stream->end;
 	view.decoded_lsn = stream->decoded_lsn;
-	view.decoder_procno = stream->worker.procno;
 	SpinLockRelease(&stream->mutex);
 	return view;
 }
@@ -203,16 +201,16 @@ sender_error_level(void)
 }
 
 /* Likewise when the sender is told to end. */
-static void
-check_interrupts(void)
+void
+sender_check_interrupts(void)
 {
 	if (ProcDiePending)
 		(void) sender_error_level();
 	CHECK_FOR_INTERRUPTS();
 }
 
-static void
-connection_lost(const Sender *sender)
+void
+sender_connection_lost(const Sender *sender)
 {
 	whereToSendOutput = DestNone;
 	ereport(FATAL,
@@ -231,7 +229,7 @@ static void
 flush_output(const Sender *sender)
 {
 	if (pq_flush_if_writable() != 0)
-		connection_lost(sender);
+		sender_connection_lost(sender);
 }
 
 static void
@@ -301,118 +299,6 @@ put_more(Sender *sender, const LogView *view)
 	put_frames(sender, view);
 	if (sender->at_end)
 		put_progress(sender, view);
-}
-
-/* ---------- input ---------- */
-
-/* Have the decoder flush and decode up to the WAL's end, if it has not. */
-static void
-request_flush(Sender *sender, XLogRecPtr wal_end)
-{
-	LogView		view = view_log(sender);
-	uint64		current = pg_atomic_read_u64(&sender->stream->flush_request);
-
-	while (current < wal_end &&
-		   !pg_atomic_compare_exchange_u64(&sender->stream->flush_request, &current, wal_end))
-		;
-	if (view.decoded_lsn < wal_end)
-		fanout_wake(view.decoder_procno);
-}
-
-/* Only the newest question is answered, when the output buffer is empty next. */
-static void
-receive_question(Sender *sender, const char *data, Size len)
-{
-	QuestionMessage question;
-
-	message_get_question(data, len, &question);
-	sender->answer.question = question.question;
-	sender->answer.wal_end = GetXLogInsertEndRecPtr();
-	sender->answer_due = true;
-	request_flush(sender, sender->answer.wal_end);
-}
-
-static void
-receive_data(Sender *sender)
-{
-	const char *data = sender->in.data + 1;
-	Size		len = sender->in.len - 1;
-	StatusMessage status;
-
-	switch (sender->in.len > 0 ? sender->in.data[0] : '\0')
-	{
-		case MSG_QUESTION:
-			receive_question(sender, data, len);
-			break;
-		case MSG_STATUS:
-			message_get_status(data, len, &status);
-			sender_note_status(sender, &status);
-			break;
-		default:
-			ereport(ERROR,
-					(errcode(ERRCODE_PROTOCOL_VIOLATION),
-					 errmsg("unexpected message from follower \"%s\"",
-							NameStr(sender->follower))));
-	}
-}
-
-static void
-receive_message(Sender *sender, unsigned char type)
-{
-	switch (type)
-	{
-		case 'd':				/* CopyData */
-			receive_data(sender);
-			break;
-		case 'c':				/* CopyDone */
-			pq_putmessage_noblock('c', NULL, 0);
-			sender->done = true;
-			break;
-		case 'f':				/* CopyFail */
-			ereport(ERROR,
-					(errcode(ERRCODE_QUERY_CANCELED),
-					 errmsg("follower \"%s\" ended the stream: %s",
-							NameStr(sender->follower), pq_getmsgstring(&sender->in))));
-			break;
-		case 'H':				/* Flush and Sync, as COPY does */
-		case 'S':
-			break;
-		case 'X':				/* Terminate */
-			proc_exit(0);
-		default:
-			ereport(FATAL,
-					(errcode(ERRCODE_PROTOCOL_VIOLATION),
-					 errmsg("invalid message type %d from follower \"%s\"",
-							type, NameStr(sender->follower))));
-	}
-}
-
-/*
- * Handle whatever has arrived.  All of it: what the TLS layer has read already
- * does not make the socket readable again.
- */
-static void
-receive(Sender *sender)
-{
-	while (!sender->done && sender->may_have_input)
-	{
-		unsigned char type;
-		int			result;
-
-		pq_startmsgread();
-		result = pq_getbyte_if_available(&type);
-		if (result < 0)
-			connection_lost(sender);
-		if (result == 0)
-		{
-			pq_endmsgread();
-			break;
-		}
-		if (pq_getmessage(&sender->in, PQ_SMALL_MESSAGE_LIMIT) != 0)
-			connection_lost(sender);
-		receive_message(sender, type);
-		check_interrupts();
-	}
 }
 
 /* ---------- the loop ---------- */
@@ -536,9 +422,9 @@ sender_loop(Sender *sender)
 	{
 		LogView		view;
 
-		check_interrupts();
+		sender_check_interrupts();
 		MemoryContextReset(sender->loop_context);
-		receive(sender);
+		sender_receive(sender);
 		if (sender->done)
 			break;
 		sender_check_entry(sender);

@@ -34,6 +34,11 @@ typedef struct Sender
 
 /* sender.c: ERROR, or FATAL when an error's report could block. */
 extern int	sender_error_level(void);
+extern void sender_check_interrupts(void);
+extern void sender_connection_lost(const Sender *sender) pg_attribute_noreturn();
+
+/* sender_input.c: handle whatever the follower has sent. */
+extern void sender_receive(Sender *sender);
 
 /* ---------- sender_entry.c: the sender's follower in the registry ---------- */
 
