@@ -343,6 +343,8 @@ followed_stream_reset(FollowedStream *stream)
 	stream->leader_dboid = InvalidOid;
 	worker_info_init(&stream->worker);
 	stream->state = FOLLOW_STARTING;
+	stream->hold_pid = 0;
+	stream->held = false;
 	stream->received_lsn = InvalidXLogRecPtr;
 	stream->applied_lsn = InvalidXLogRecPtr;
 	stream->durable_lsn = InvalidXLogRecPtr;

@@ -185,7 +185,12 @@ typedef struct FollowedStream
 	AsOf		fine[AS_OF_FINE];
 	AsOf		coarse[AS_OF_COARSE];
 
-	/* Broadcast whenever applied_lsn, as_of or state changes. */
+	/* Somebody has the follower stand still: see follower/hold.c. */
+	pid_t		hold_pid;		/* 0: nobody */
+	XLogRecPtr	hold_lsn;		/* nothing that ends later is applied; Invalid: nothing at all */
+	bool		held;			/* the worker stands there */
+
+	/* Broadcast whenever applied_lsn, as_of, state or the hold changes. */
 	ConditionVariable changed;
 	/* A reader that needs a fresher proof sets it and the worker's latch. */
 	pg_atomic_uint32 ask_now;

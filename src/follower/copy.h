@@ -34,6 +34,12 @@ extern CopySession *copy_session_begin(const FollowedRow *row);
 extern PGconn *copy_session_join(const FollowedRow *row, const char *snapshot_id);
 extern List *leader_tables(PGconn *conn, const char *stream);
 
+/* In ACCESS SHARE mode: nobody can alter, truncate or drop them.  Takes no snapshot. */
+extern void lock_leader_tables(PGconn *conn, List *tables);
+
+/* Are the two lists the same, but for their order and sizes? */
+extern bool same_tables(List *a, List *b);
+
 /* copy_schema.c */
 typedef enum SchemaSection
 {
@@ -46,6 +52,10 @@ extern void copy_schema_section(const FollowedRow *row, SchemaSection section,
 								const char *snapshot_id);
 
 /* copy_table.c */
+
+/* Types of the columns on the leader, in order, as text; and what the table is there. */
+extern List *leader_types(PGconn *conn, const CopyTable *table, char *relkind);
+
 extern void copy_table(const FollowedRow *row, PGconn *conn, const CopyTable *table, Oid relid,
 					   const char *snapshot);
 

@@ -83,8 +83,7 @@ same_table(const CopyTable *a, const CopyTable *b)
 	return true;
 }
 
-/* The order may differ: tables grow. */
-static bool
+bool
 same_tables(List *a, List *b)
 {
 	ListCell   *lc;
@@ -120,8 +119,8 @@ register_here(PGconn *conn, const FollowedRow *row)
 	return DatumGetLSN(DirectFunctionCall1(pg_lsn_in, CStringGetDatum(lsn)));
 }
 
-static void
-lock_tables(PGconn *conn, List *tables)
+void
+lock_leader_tables(PGconn *conn, List *tables)
 {
 	StringInfoData query;
 	ListCell   *lc;
@@ -150,7 +149,7 @@ take_snapshot(CopySession *session, const FollowedRow *row)
 	PGresult   *res;
 
 	PQclear(leader_query(conn, "BEGIN ISOLATION LEVEL REPEATABLE READ", 0, NULL));
-	lock_tables(conn, before);
+	lock_leader_tables(conn, before);
 	res = leader_query(conn, "SELECT pg_catalog.pg_current_snapshot()::text,"
 					   " pg_catalog.pg_export_snapshot()", 0, NULL);
 	session->snapshot = pstrdup(PQgetvalue(res, 0, 0));

@@ -45,8 +45,7 @@ static struct
 
 /* ---------- the query ---------- */
 
-/* Types of the columns on the leader, in order, as text. */
-static List *
+List *
 leader_types(PGconn *conn, const CopyTable *table, char *relkind)
 {
 	const char *params[] = {quote_qualified_identifier(table->nspname, table->relname)};

@@ -98,6 +98,10 @@ extern PGconn *leader_connect(const char *conninfo, const char *appname);
 /* Run a query, wait interruptibly; fails with the leader's message, DETAIL, HINT and SQLSTATE. */
 extern PGresult *leader_query(PGconn *conn, const char *query, int nparams,
 							  const char *const *params);
+/* The same in two steps: something else can be done meanwhile. */
+extern void leader_query_start(PGconn *conn, const char *query, int nparams,
+							   const char *const *params);
+extern PGresult *leader_query_finish(PGconn *conn);
 /* Same, for a single value; palloc'd, NULL for NULL or no row. */
 extern char *leader_query_value(PGconn *conn, const char *query, int nparams,
 								const char *const *params);

@@ -259,17 +259,22 @@ wait_for_result(PGconn *conn)
 	}
 }
 
-PGresult *
-leader_query(PGconn *conn, const char *query, int nparams, const char *const *params)
+void
+leader_query_start(PGconn *conn, const char *query, int nparams, const char *const *params)
 {
-	PGresult   *res;
 	int			sent = nparams > 0 ?
 		PQsendQueryParams(conn, query, nparams, NULL, params, NULL, NULL, 0) :
 		PQsendQuery(conn, query);
 
 	if (!sent)
 		connection_lost(conn);
-	res = wait_for_result(conn);
+}
+
+PGresult *
+leader_query_finish(PGconn *conn)
+{
+	PGresult   *res = wait_for_result(conn);
+
 	switch (PQresultStatus(res))
 	{
 		case PGRES_COMMAND_OK:
@@ -280,6 +285,13 @@ leader_query(PGconn *conn, const char *query, int nparams, const char *const *pa
 		default:
 			leader_raise(conn, res);
 	}
+}
+
+PGresult *
+leader_query(PGconn *conn, const char *query, int nparams, const char *const *params)
+{
+	leader_query_start(conn, query, nparams, params);
+	return leader_query_finish(conn);
 }
 
 char *

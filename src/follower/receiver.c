@@ -28,6 +28,7 @@
 #include "utils/uuid.h"
 
 #include "follower/follower.h"
+#include "follower/hold.h"
 #include "wire/message.h"
 
 /* A group is committed at the latest when it has so many. */
@@ -197,6 +198,7 @@ note_applied(Receiver *receiver)
 	if (applied > positions.applied_lsn || seq > positions.applied_seq)
 		positions_applied(receiver->stream, applied, seq, 0);
 	prove(receiver, applied);
+	hold_reached(receiver->stream, applied);
 
 	if (!receiver->caught_up && !XLogRecPtrIsInvalid(receiver->catch_up_lsn) &&
 		applied >= receiver->catch_up_lsn)
@@ -209,6 +211,23 @@ note_applied(Receiver *receiver)
 }
 
 /* ---------- input ---------- */
+
+/* The next transaction, which ends at next_end, has to wait: stand before it. */
+static void
+stand_still(Receiver *receiver, XLogRecPtr next_end)
+{
+	apply_commit_group();
+	while (hold_stops(receiver->stream, next_end))
+	{
+		hold_reached(receiver->stream, next_end - 1);
+		CHECK_FOR_INTERRUPTS();
+		if (fanout_boottime_us() - receiver->reported_at >= STATUS_INTERVAL_US)
+			report_status(receiver, fanout_boottime_us());
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 100,
+						 PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+	}
+}
 
 static void
 receive_frames(Receiver *receiver, const char *data, Size len)
@@ -223,6 +242,9 @@ receive_frames(Receiver *receiver, const char *data, Size len)
 			ereport(ERROR,
 					(errcode(ERRCODE_PROTOCOL_VIOLATION),
 					 errmsg("a message of the leader ends in the middle of a frame")));
+		if ((frame.flags & FRAME_FIRST) != 0 &&
+			hold_stops(receiver->stream, frame.txn.end_lsn))
+			stand_still(receiver, frame.txn.end_lsn);
 		apply_frame(&frame);
 		data += size;
 		len -= size;

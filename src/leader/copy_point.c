@@ -40,7 +40,7 @@
 
 #define POLL_MS		5
 
-static void
+void
 pause_cancellably(void)
 {
 	CHECK_FOR_INTERRUPTS();
@@ -50,7 +50,7 @@ pause_cancellably(void)
 }
 
 /* Step 1 above. */
-static void
+void
 wait_for_critical_sections(void)
 {
 	int			count;

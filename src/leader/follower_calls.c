@@ -173,8 +173,7 @@ fanout_stream_tables(PG_FUNCTION_ARGS)
 
 /* ---------- registration ---------- */
 
-/* The stream's record, or an error that says why it can't be followed now. */
-static LeaderStream *
+LeaderStream *
 require_streaming(const char *name)
 {
 	StreamRow  *row = stream_row_require_grant(name);

@@ -111,10 +111,20 @@ extern List *registry_list(LeaderStream *stream);
 extern XLogRecPtr copy_point_register(LeaderStream *stream, const char *follower,
 									  const pg_uuid_t *instance, bool replace);
 
+/*
+ * Wait until the commit log knows every commit whose record has been written by
+ * now; and the pause of such waits.
+ */
+extern void wait_for_critical_sections(void);
+extern void pause_cancellably(void);
+
 /* ---------- follower_calls.c ---------- */
 
 /* Fail with ERRCODE_FEATURE_NOT_SUPPORTED unless the follower speaks our version. */
 extern void check_wire_version(int wire_version);
+
+/* The stream's record, or an error that says why it can't be followed now. */
+extern LeaderStream *require_streaming(const char *name);
 
 /* ---------- leader_views.c ---------- */
 

@@ -167,6 +167,16 @@ RETURNS pg_lsn AS 'MODULE_PATHNAME', 'fanout_flush_wal' LANGUAGE C VOLATILE;
 COMMENT ON FUNCTION fanout.flush_wal() IS
     'for followers: flush everything written to the WAL so far and return where that ends';
 
+CREATE FUNCTION fanout.snapshot_position(stream name)
+RETURNS pg_lsn AS 'MODULE_PATHNAME', 'fanout_snapshot_position' LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION fanout.snapshot_position(name) IS
+    'for followers: have this transaction''s later statements see exactly what committed up to the position returned';
+
+CREATE FUNCTION fanout.row_hash(r record)
+RETURNS bigint AS 'MODULE_PATHNAME', 'fanout_row_hash' LANGUAGE C STABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION fanout.row_hash(record) IS
+    'hash of a row''s exact values, for fanout.verify()';
+
 CREATE FUNCTION fanout.unregister_follower(stream name, follower name, instance uuid)
 RETURNS void AS 'MODULE_PATHNAME', 'fanout_unregister_follower' LANGUAGE C VOLATILE STRICT;
 COMMENT ON FUNCTION fanout.unregister_follower(name, name, uuid) IS
@@ -204,6 +214,13 @@ CREATE FUNCTION fanout.resync(stream name, relation regclass DEFAULT NULL)
 RETURNS void AS 'MODULE_PATHNAME', 'fanout_resync' LANGUAGE C VOLATILE;
 COMMENT ON FUNCTION fanout.resync(name, regclass) IS
     'copy one table, or all tables of a stream, from the leader again';
+
+CREATE FUNCTION fanout.verify(stream name, INOUT relation regclass DEFAULT NULL,
+    OUT rows_on_leader bigint, OUT rows_here bigint, OUT equal boolean,
+    OUT differing_keys jsonb)
+RETURNS SETOF record AS 'MODULE_PATHNAME', 'fanout_verify' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION fanout.verify(name, regclass) IS
+    'compare one table, or all tables of a stream, with the leader at one exact position of the stream, while writes go on; lists the first 100 keys that differ';
 
 CREATE FUNCTION fanout.wait_for_copy(stream name, timeout interval DEFAULT '1h')
 RETURNS boolean AS 'MODULE_PATHNAME', 'fanout_wait_for_copy' LANGUAGE C VOLATILE STRICT;
@@ -417,6 +434,7 @@ END
 $$;
 GRANT EXECUTE ON FUNCTION fanout.stream_info(name, integer), fanout.stream_tables(name), fanout.stream_sequences(name),
     fanout.register_follower(name, name, uuid, boolean), fanout.flush_wal(),
-    fanout.unregister_follower(name, name, uuid) TO fanout_follower;
+    fanout.unregister_follower(name, name, uuid), fanout.snapshot_position(name),
+    fanout.row_hash(record) TO fanout_follower;
 GRANT EXECUTE ON PROCEDURE fanout.send_changes(name, name, uuid, pg_lsn, integer)
     TO fanout_follower;
