@@ -39,6 +39,7 @@
 
 #include "follower/follower.h"
 #include "follower/hold.h"
+#include "follower/local_table.h"
 #include "follower/verify.h"
 
 PG_FUNCTION_INFO_V1(fanout_verify);
@@ -161,8 +162,7 @@ find_tables_here(Verification *verification, List *leader_list)
 		VerifyTable *table = palloc0(sizeof(VerifyTable));
 
 		table->leader = leader;
-		table->relid = RangeVarGetRelid(makeRangeVar(leader->nspname, leader->relname, -1),
-										NoLock, false);
+		table->relid = local_table_find(leader->nspname, leader->relname, NoLock);
 		table->state = table_state(followed, table->relid);
 		verification->tables = lappend(verification->tables, table);
 	}
@@ -176,9 +176,14 @@ lock_here(List *leader_list)
 	foreach(lc, leader_list)
 	{
 		CopyTable  *leader = lfirst(lc);
+		Oid			relid = local_table_find(leader->nspname, leader->relname, AccessShareLock);
+		char		relkind = get_rel_relkind(relid);
 
-		(void) RangeVarGetRelid(makeRangeVar(leader->nspname, leader->relname, -1),
-								AccessShareLock, false);
+		if (relkind != RELKIND_RELATION && relkind != RELKIND_PARTITIONED_TABLE)
+			ereport(ERROR,
+					(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+					 errmsg("relation \"%s.%s\" is not a table on this follower",
+							leader->nspname, leader->relname)));
 	}
 }
 

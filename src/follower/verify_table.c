@@ -269,6 +269,10 @@ compare_whole(PGconn *conn, const Queries *queries, VerifyResult *result)
 
 	run_queries(conn, psprintf("%s %s", select, queries->from_leader),
 				psprintf("%s %s", select, queries->from_here), &leader_lines, &lines_here);
+	if (leader_lines.count != 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROTOCOL_VIOLATION),
+				 errmsg("unexpected answer from the leader")));
 	result->rows_on_leader = strtoll(leader_lines.lines[0].count, NULL, 10);
 	result->rows_here = strtoll(lines_here.lines[0].count, NULL, 10);
 	result->equal = compare_lines(&leader_lines.lines[0], &lines_here.lines[0]) == 0;
@@ -317,9 +321,10 @@ find_keys(PGconn *conn, const Queries *queries, VerifyResult *result)
 
 	initStringInfo(&rows);
 	appendStringInfo(&rows, "AND (%s) = ANY ('{", bucket);
+	/* They come from the other server: nothing but a number gets into our query. */
 	foreach(lc, buckets)
-		appendStringInfo(&rows, "%s%s", foreach_current_index(lc) > 0 ? "," : "",
-						 (char *) lfirst(lc));
+		appendStringInfo(&rows, "%s%d", foreach_current_index(lc) > 0 ? "," : "",
+						 atoi(lfirst(lc)));
 	appendStringInfoString(&rows, "}'::pg_catalog.int8[]) GROUP BY 1, 3");
 
 	run_queries(conn, psprintf("%s %s %s", select, queries->from_leader, rows.data),
