@@ -7,7 +7,7 @@
  * that the tables are copied with.  Its statements are run one by one in the
  * caller's transaction.
  *
- * Left out: the extension itself and its schema; statements that give something to
+ * Left out: the extension itself and its schema; large objects; statements that give something to
  * a role which does not exist here.  Put off until the copied data is consistent, in
  * fanout.deferred_statement: foreign keys, since tables of a copy that was
  * interrupted come from different snapshots, and materialized views' contents.
@@ -75,7 +75,7 @@ dump_command(SchemaSection section, const char *snapshot_id, const char *error_p
 				 errmsg("could not find program \"%s\": %m", program),
 				 errhint("Install the client programs, or follow with copy_schema => false.")));
 	return psprintf("\"%s\" --section=%s --snapshot=%s --encoding=%s --exclude-schema=%s"
-					" --no-publications --no-subscriptions --no-tablespaces"
+					" --no-publications --no-subscriptions --no-tablespaces --no-blobs"
 					" --lock-wait-timeout=60s --no-password 2>\"%s\"",
 					program, section == SCHEMA_PRE_DATA ? "pre-data" : "post-data",
 					snapshot_id, GetDatabaseEncodingName(), FANOUT_SCHEMA, error_path);

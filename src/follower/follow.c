@@ -230,6 +230,20 @@ check_tables(PGconn *conn, const FollowRequest *request)
 	PQclear(tables);
 }
 
+/* Decoding has no changes of them, so a copy would be wrong soon. */
+static void
+warn_of_large_objects(PGconn *conn)
+{
+	char	   *any = leader_query_value(conn, "SELECT 1 FROM pg_catalog.pg_largeobject_metadata LIMIT 1",
+										 0, NULL);
+
+	if (any != NULL)
+		ereport(WARNING,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("the leader's large objects are not replicated"),
+				 errdetail("Columns that refer to them hold OIDs that mean nothing here.")));
+}
+
 static void
 check_leader(FollowRequest *request)
 {
@@ -251,6 +265,7 @@ check_leader(FollowRequest *request)
 	check_name(PQgetvalue(info, 0, 4), request->follower, request->stream);
 	PQclear(info);
 	check_tables(conn, request);
+	warn_of_large_objects(conn);
 	leader_disconnect(conn);
 }
 
