@@ -79,6 +79,9 @@ typedef struct LeaderStream
 	uint64		registry_system;
 	uint32		registry_timeline;	/* 0: none yet */
 
+	/* 1: a sender found damage, so the decoder that opens the log next reads all of it. */
+	pg_atomic_uint32 verify_log;
+
 	/* WAL that somebody wants flushed so that it gets decoded; the decoder does. */
 	pg_atomic_uint64 flush_request;
 

@@ -249,7 +249,9 @@ open_log(Decoder *decoder, bool discard)
 	hint_path(dir, HINT_STREAM, stream->dboid, stream->id);
 	decoder->state.writer = log_writer_open(dir, &identity,
 											MyReplicationSlot->data.confirmed_flush,
-											discard, &decoder->end);
+											discard,
+											pg_atomic_exchange_u32(&stream->verify_log, 0) != 0,
+											&decoder->end);
 	decoder->decoded_lsn = decoder->end.lsn;
 	retention_start(decoder);
 	decoder_publish(decoder);

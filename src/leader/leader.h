@@ -45,6 +45,12 @@ extern Datum name_array_datum(List *names);
 /* May the user see how the stream does: its owner and members of pg_monitor? */
 extern bool stream_is_visible(const StreamRow *row);
 
+/* End the stream's decoder, so that the launcher starts another one; does not fail. */
+extern void stream_restart_decoder(int32 id);
+
+/* A reader of the stream's log, whose end was published. */
+extern LogReader *stream_log_reader(const LeaderStream *stream);
+
 /* Name of the stream's logical slot: fanout_<database oid>_<id>; slot has NAMEDATALEN bytes. */
 extern void stream_slot_name(char *slot, Oid dboid, int32 id);
 

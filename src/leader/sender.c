@@ -43,7 +43,6 @@
 #include "utils/uuid.h"
 
 #include "compat.h"
-#include "hints.h"
 #include "leader/leader.h"
 #include "leader/sender.h"
 #include "wire/message.h"
@@ -142,7 +141,6 @@ history_has(XLogRecPtr lsn)
 static void
 open_log(Sender *sender, const LogEnd *end)
 {
-	char		path[MAXPGPATH];
 	MemoryContext oldcontext;
 
 	if (XLogRecPtrIsInvalid(end->lsn))
@@ -151,15 +149,15 @@ open_log(Sender *sender, const LogEnd *end)
 				 errmsg("stream \"%s\" is not streaming yet", NameStr(sender->stream_name))));
 	if (sender->reader != NULL)
 		log_reader_close(sender->reader);
-	hint_path(path, HINT_STREAM, MyDatabaseId, sender->stream_id);
+
+	sender->generation = end->generation;
 
 	/* It must outlive the loop's context, in which a cut log is opened again. */
 	oldcontext = MemoryContextSwitchTo(sender->context);
-	sender->reader = log_reader_open(path);
+	sender->reader = stream_log_reader(sender->stream);
 	MemoryContextSwitchTo(oldcontext);
 	if (!history_has(sender->sent_lsn) || !log_reader_seek(sender->reader, sender->sent_lsn, end))
 		sender_lost(sender);
-	sender->generation = end->generation;
 	sender->at_end = false;
 }
 
@@ -440,6 +438,31 @@ sender_loop(Sender *sender)
 	MemoryContextSwitchTo(oldcontext);
 }
 
+/*
+ * The log is not what the decoder wrote: have another decoder look at all of it.  What it
+ * can't keep or decode again is gone then, and with it the place of the followers that
+ * needed it, who copy again.  Nothing is wrong with a log that was cut or trimmed meanwhile.
+ */
+static void
+check_damage(Sender *sender, int sqlerrcode)
+{
+	XLogRecPtr	start_lsn;
+	uint32		generation;
+
+	if (sender->reader == NULL ||
+		(sqlerrcode != ERRCODE_DATA_CORRUPTED &&
+		 sqlerrcode != ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE))
+		return;
+	SpinLockAcquire(&sender->stream->mutex);
+	start_lsn = sender->stream->log_start_lsn;
+	generation = sender->stream->end.generation;
+	SpinLockRelease(&sender->stream->mutex);
+	if (generation != sender->generation || start_lsn > sender->sent_lsn)
+		return;
+	pg_atomic_write_u32(&sender->stream->verify_log, 1);
+	stream_restart_decoder(sender->stream_id);
+}
+
 static void
 end_sender(int code, Datum arg)
 {
@@ -460,10 +483,19 @@ send_changes(Sender *sender)
 	sender_attach(sender);
 	sender->may_have_input = true;
 	view = view_log(sender);
-	open_log(sender, &view.end);
-	report_activity(sender);
-	start_copy_both();
-	sender_loop(sender);
+	PG_TRY();
+	{
+		open_log(sender, &view.end);
+		report_activity(sender);
+		start_copy_both();
+		sender_loop(sender);
+	}
+	PG_CATCH();
+	{
+		check_damage(sender, geterrcode());
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
 }
 
 /*

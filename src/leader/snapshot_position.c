@@ -38,7 +38,6 @@
 #include "utils/snapmgr.h"
 
 #include "compat.h"
-#include "hints.h"
 #include "leader/leader.h"
 
 PG_FUNCTION_INFO_V1(fanout_snapshot_position);
@@ -166,7 +165,6 @@ remove_begun(XidSet *set, const char *data, Size len, XLogRecPtr lsn)
 static void
 remove_later_than(XidSet *set, LeaderStream *stream, XLogRecPtr lsn, const LogEnd *end)
 {
-	char		path[MAXPGPATH];
 	LogReader  *reader;
 	const char *data;
 	Size		len;
@@ -174,8 +172,7 @@ remove_later_than(XidSet *set, LeaderStream *stream, XLogRecPtr lsn, const LogEn
 
 	if (end->lsn <= lsn)
 		return;
-	hint_path(path, HINT_STREAM, stream->dboid, stream->id);
-	reader = log_reader_open(path);
+	reader = stream_log_reader(stream);
 	if (!log_reader_seek(reader, lsn, end))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),

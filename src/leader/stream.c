@@ -217,6 +217,21 @@ stream_is_visible(const StreamRow *row)
 		has_privs_of_role(GetUserId(), row->owner);
 }
 
+/* The decoder noted whose history the log is of before it published the log's end. */
+LogReader *
+stream_log_reader(const LeaderStream *stream)
+{
+	LogIdentity identity = {
+		.system_identifier = stream->registry_system,
+		.timeline = stream->registry_timeline,
+		.stream_id = stream->id,
+	};
+	char		path[MAXPGPATH];
+
+	hint_path(path, HINT_STREAM, stream->dboid, stream->id);
+	return log_reader_open(path, &identity);
+}
+
 void
 stream_slot_name(char *slot, Oid dboid, int32 id)
 {
@@ -431,9 +446,8 @@ fanout_create_stream(PG_FUNCTION_ARGS)
 /* Streams dropped in this transaction; in TopTransactionContext. */
 static List *dropped_streams = NIL;
 
-/* End the decoder, so that it starts again and finds no row; may not fail. */
-static void
-end_decoder(int32 id)
+void
+stream_restart_decoder(int32 id)
 {
 	LeaderStream *stream = leader_stream_find(MyDatabaseId, id);
 	pid_t		pid;
@@ -460,7 +474,7 @@ drop_xact_callback(XactEvent event, void *arg)
 	if (event == XACT_EVENT_COMMIT)
 	{
 		foreach(lc, dropped_streams)
-			end_decoder(lfirst_int(lc));
+			stream_restart_decoder(lfirst_int(lc));
 	}
 	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
 		dropped_streams = NIL;

@@ -98,12 +98,15 @@ typedef struct LogWriter LogWriter;
  * Open the log in directory dir for writing.  A log with the right identity
  * that ends at confirmed_lsn or later is cut at its last valid whole transaction
  * or mark; any other (always, when discard) is removed and a new one begun
- * that starts at confirmed_lsn, the position from which the slot can decode.
+ * that starts at confirmed_lsn, the position from which the slot can decode.  A crash can
+ * only damage the end, so only the last segment is read; verify: all are, and the log
+ * begins behind the last one that is damaged.
  * *end gets its end.  The generation is new with every open.  The writer
  * lives in the current memory context.
  */
 extern LogWriter *log_writer_open(const char *dir, const LogIdentity *identity,
-								  XLogRecPtr confirmed_lsn, bool discard, LogEnd *end);
+								  XLogRecPtr confirmed_lsn, bool discard, bool verify,
+								  LogEnd *end);
 
 /* True when nothing described the relation in this segment since the last cut. */
 extern bool log_writer_needs_relation(LogWriter *writer, Oid relid);
@@ -144,8 +147,8 @@ extern void log_writer_close(LogWriter *writer);
 
 typedef struct LogReader LogReader;
 
-/* A reader of the log in dir, in the current memory context. */
-extern LogReader *log_reader_open(const char *dir);
+/* A reader of the log in dir, which must be that log, in the current memory context. */
+extern LogReader *log_reader_open(const char *dir, const LogIdentity *identity);
 
 /*
  * Position the reader so that the first transaction it returns is the first

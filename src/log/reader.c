@@ -29,6 +29,7 @@ struct LogReader
 {
 	MemoryContext context;
 	char	   *dir;
+	LogIdentity identity;
 	XLogRecPtr	after;			/* leave out transactions up to here */
 	SegmentHeader header;		/* of the current segment */
 	LogCursor	cursor;			/* behind the last frame consumed */
@@ -36,7 +37,7 @@ struct LogReader
 };
 
 LogReader *
-log_reader_open(const char *dir)
+log_reader_open(const char *dir, const LogIdentity *identity)
 {
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "change log reader",
 												  ALLOCSET_DEFAULT_SIZES);
@@ -45,6 +46,7 @@ log_reader_open(const char *dir)
 
 	reader->context = context;
 	reader->dir = pstrdup(dir);
+	reader->identity = *identity;
 	segment_scan_init(&reader->scan);
 	MemoryContextSwitchTo(oldcontext);
 	return reader;
@@ -92,6 +94,8 @@ open_segment(LogReader *reader, uint64 segno)
 	problem = segment_read_header(file, path, &reader->header);
 	if (problem == NULL && reader->header.segno != segno)
 		problem = "Its number is not that of its name.";
+	if (problem == NULL && !identity_equal(&reader->header.identity, &reader->identity))
+		problem = "It belongs to another server, timeline or stream.";
 	if (problem != NULL)
 		segment_damaged(path, 0, problem);
 	return true;
@@ -146,8 +150,7 @@ next_segment(LogReader *reader)
 		segment_path(path, reader->dir, prev.segno + 1);
 		segment_removed(path);
 	}
-	if (!identity_equal(&prev.identity, &reader->header.identity) || reader->cursor.in_txn ||
-		reader->header.prev_end_lsn != reader->cursor.lsn ||
+	if (reader->cursor.in_txn || reader->header.prev_end_lsn != reader->cursor.lsn ||
 		reader->header.prev_seq != reader->cursor.seq)
 		segment_damaged(reader->scan.path, 0, "It does not continue the segment before it.");
 }

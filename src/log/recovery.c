@@ -82,40 +82,7 @@ make_info(const char *dir, const SegmentHeader *header)
 	return info;
 }
 
-/*
- * Find the run of segments to keep, and the header of its last one; the others
- * are removed.
- */
-static List *
-find_run(const char *dir, const LogIdentity *identity, const uint64 *segnos, int count,
-		 SegmentHeader *last)
-{
-	List	   *run = NIL;
-	SegmentHeader next = {{0}};
-	bool		ended = false;
-
-	for (int i = count - 1; i >= 0; i--)
-	{
-		SegmentHeader header;
-
-		if (!ended && check_segment(dir, segnos[i], identity, &header) &&
-			(run == NIL || (header.segno + 1 == next.segno &&
-							header.prev_end_lsn <= next.prev_end_lsn &&
-							header.prev_seq <= next.prev_seq)))
-		{
-			if (run == NIL)
-				*last = header;
-			run = lcons(make_info(dir, &header), run);
-			next = header;
-			continue;
-		}
-		ended = run != NIL;
-		remove_segment(dir, segnos[i]);
-	}
-	return run;
-}
-
-/* Find the end of the log in its last segment, size bytes long; returns why it ends there. */
+/* Find the end of a segment's last whole transaction or mark; returns why it is there. */
 static const char *
 find_end(SegmentScan *scan, const SegmentHeader *header, uint64 size, LogEnd *end)
 {
@@ -149,6 +116,82 @@ find_end(SegmentScan *scan, const SegmentHeader *header, uint64 size, LogEnd *en
 	}
 }
 
+/* Open a segment to be scanned; returns its size. */
+static uint64
+start_scan(SegmentScan *scan, const char *dir, uint64 segno, int flags)
+{
+	char		path[MAXPGPATH];
+	File		file;
+	off_t		size;
+
+	segment_path(path, dir, segno);
+	file = segment_open(path, flags);
+	if (file < 0)
+		segment_removed(path);
+	segment_scan_init(scan);
+	segment_scan_start(scan, file, path);
+	size = FileSize(file);
+	if (size < 0)
+		ereport(ERROR,
+				(errcode_for_file_access(),
+				 errmsg("could not determine size of file \"%s\": %m", path)));
+	return size;
+}
+
+/* Whether a segment that has a successor is good to its end, and goes up to there. */
+static bool
+check_frames(const char *dir, const SegmentHeader *header, const SegmentHeader *next)
+{
+	SegmentScan scan;
+	LogEnd		end;
+	uint64		size = start_scan(&scan, dir, header->segno, O_RDONLY);
+	const char *problem = find_end(&scan, header, size, &end);
+
+	if (problem == NULL &&
+		(end.offset != size || end.lsn != next->prev_end_lsn || end.seq != next->prev_seq))
+		problem = "Its end is missing.";
+	if (problem != NULL)
+		ereport(LOG,
+				(errmsg("change log segment \"%s\" cannot be used", scan.path),
+				 errdetail_internal("%s", problem)));
+	segment_scan_end(&scan);
+	return problem == NULL;
+}
+
+/*
+ * Find the run of segments to keep, and the header of its last one; the others
+ * are removed.
+ */
+static List *
+find_run(const char *dir, const LogIdentity *identity, const uint64 *segnos, int count,
+		 bool verify, SegmentHeader *last)
+{
+	List	   *run = NIL;
+	SegmentHeader next = {{0}};
+	bool		ended = false;
+
+	for (int i = count - 1; i >= 0; i--)
+	{
+		SegmentHeader header;
+
+		if (!ended && check_segment(dir, segnos[i], identity, &header) &&
+			(run == NIL || (header.segno + 1 == next.segno &&
+							header.prev_end_lsn <= next.prev_end_lsn &&
+							header.prev_seq <= next.prev_seq &&
+							(!verify || check_frames(dir, &header, &next)))))
+		{
+			if (run == NIL)
+				*last = header;
+			run = lcons(make_info(dir, &header), run);
+			next = header;
+			continue;
+		}
+		ended = run != NIL;
+		remove_segment(dir, segnos[i]);
+	}
+	return run;
+}
+
 /* Cut the last segment at the end that was found, and sync it. */
 static void
 cut_segment(File file, const char *path, uint64 size, const LogEnd *end, const char *problem)
@@ -179,28 +222,15 @@ cut_segment(File file, const char *path, uint64 size, const LogEnd *end, const c
 static bool
 recover_last(const char *dir, const SegmentHeader *header, XLogRecPtr confirmed_lsn, LogEnd *end)
 {
-	char		path[MAXPGPATH];
 	SegmentScan scan;
-	File		file;
-	off_t		size;
+	uint64		size = start_scan(&scan, dir, header->segno, O_RDWR);
 	const char *problem;
 	bool		usable;
 
-	segment_path(path, dir, header->segno);
-	file = segment_open(path, O_RDWR);
-	if (file < 0)
-		segment_removed(path);
-	segment_scan_init(&scan);
-	segment_scan_start(&scan, file, path);
-	size = FileSize(file);
-	if (size < 0)
-		ereport(ERROR,
-				(errcode_for_file_access(),
-				 errmsg("could not determine size of file \"%s\": %m", path)));
 	problem = find_end(&scan, header, size, end);
 	usable = end->lsn >= confirmed_lsn;
 	if (usable)
-		cut_segment(file, path, size, end, problem);
+		cut_segment(scan.file, scan.path, size, end, problem);
 	else
 		ereport(LOG,
 				(errmsg("discarding the change log in \"%s\"", dir),
@@ -212,7 +242,7 @@ recover_last(const char *dir, const SegmentHeader *header, XLogRecPtr confirmed_
 
 void
 log_recover(const char *dir, const LogIdentity *identity, XLogRecPtr confirmed_lsn,
-			bool discard, LogRecovery *recovery)
+			bool discard, bool verify, LogRecovery *recovery)
 {
 	int			count;
 	uint64	   *segnos = segment_list(dir, &count);
@@ -224,7 +254,7 @@ log_recover(const char *dir, const LogIdentity *identity, XLogRecPtr confirmed_l
 		ereport(LOG,
 				(errmsg("discarding the change log in \"%s\"", dir)));
 	if (!discard)
-		recovery->segments = find_run(dir, identity, segnos, count, &last);
+		recovery->segments = find_run(dir, identity, segnos, count, verify, &last);
 
 	if (recovery->segments != NIL &&
 		recover_last(dir, &last, confirmed_lsn, &recovery->end))

@@ -224,6 +224,8 @@ segment_scan_init(SegmentScan *scan)
 	memset(scan, 0, sizeof(SegmentScan));
 	scan->context = CurrentMemoryContext;
 	scan->file = -1;
+	scan->size = SCAN_BUFFER;
+	scan->buf = palloc(SCAN_BUFFER);
 }
 
 void
@@ -247,9 +249,8 @@ make_room(SegmentScan *scan, Size need)
 
 	if (size != scan->size)
 		buf = MemoryContextAlloc(scan->context, size);
-	if (left > 0)
-		memmove(buf, scan->buf + scan->pos, left);
-	if (buf != scan->buf && scan->buf != NULL)
+	memmove(buf, scan->buf + scan->pos, left);
+	if (buf != scan->buf)
 		pfree(scan->buf);
 	scan->buf = buf;
 	scan->size = size;
@@ -294,8 +295,6 @@ segment_scan_end(SegmentScan *scan)
 	if (scan->file >= 0)
 		FileClose(scan->file);
 	scan->file = -1;
-	if (scan->buf != NULL)
-		pfree(scan->buf);
+	pfree(scan->buf);
 	scan->buf = NULL;
-	scan->size = 0;
 }

@@ -133,6 +133,6 @@ typedef struct LogRecovery
  * log_writer_open().  What is left is synced.
  */
 extern void log_recover(const char *dir, const LogIdentity *identity, XLogRecPtr confirmed_lsn,
-						bool discard, LogRecovery *recovery);
+						bool discard, bool verify, LogRecovery *recovery);
 
 #endif							/* FANOUT_SEGMENT_H */

@@ -258,7 +258,7 @@ begin_log(LogWriter *writer, uint64 segno, XLogRecPtr start_lsn)
 
 LogWriter *
 log_writer_open(const char *dir, const LogIdentity *identity, XLogRecPtr confirmed_lsn,
-				bool discard, LogEnd *end)
+				bool discard, bool verify, LogEnd *end)
 {
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "change log writer",
 												  ALLOCSET_DEFAULT_SIZES);
@@ -274,7 +274,7 @@ log_writer_open(const char *dir, const LogIdentity *identity, XLogRecPtr confirm
 	initStringInfo(&writer->out);
 	initStringInfo(&writer->changes);
 
-	log_recover(dir, identity, confirmed_lsn, discard, &recovery);
+	log_recover(dir, identity, confirmed_lsn, discard, verify, &recovery);
 	if (recovery.segments != NIL)
 		continue_log(writer, &recovery);
 	else
