@@ -80,7 +80,7 @@ init_arrays(void)
 	{
 		SpinLockInit(&LeaderStreams[i].mutex);
 		worker_info_init(&LeaderStreams[i].worker);
-		pg_atomic_init_u32(&LeaderStreams[i].verify_log, 0);
+		pg_atomic_init_u32(&LeaderStreams[i].log_trust, LOG_TRUSTED);
 		pg_atomic_init_u64(&LeaderStreams[i].flush_request, 0);
 		pg_atomic_init_u64(&LeaderStreams[i].async_commit_lsn, 0);
 		pg_atomic_init_u32(&LeaderStreams[i].decoder_asleep, 0);
@@ -240,7 +240,7 @@ leader_stream_reset(LeaderStream *stream)
 	stream->registry_loaded = false;
 	stream->registry_system = 0;
 	stream->registry_timeline = 0;
-	pg_atomic_write_u32(&stream->verify_log, 0);
+	pg_atomic_write_u32(&stream->log_trust, LOG_TRUSTED);
 	pg_atomic_write_u64(&stream->flush_request, 0);
 	pg_atomic_write_u64(&stream->async_commit_lsn, 0);
 	pg_atomic_write_u32(&stream->decoder_asleep, 0);

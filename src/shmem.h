@@ -51,6 +51,15 @@ typedef enum LeaderStreamState
 	STREAM_FAILED				/* stopped on an error, will be retried */
 } LeaderStreamState;
 
+/* How much of the change log is kept when it is opened. */
+typedef enum LogTrust
+{
+	LOG_TRUSTED,				/* all; only its end can be damaged */
+	LOG_VERIFY,					/* a sender found damage: what lies behind it */
+	LOG_DISCARD,				/* the disk is full: nothing, decode again */
+	LOG_NEW_SLOT				/* nor is what must be decoded: go on with what comes now */
+} LogTrust;
+
 typedef struct LeaderStream
 {
 	bool		in_use;
@@ -79,8 +88,7 @@ typedef struct LeaderStream
 	uint64		registry_system;
 	uint32		registry_timeline;	/* 0: none yet */
 
-	/* 1: a sender found damage, so the decoder that opens the log next reads all of it. */
-	pg_atomic_uint32 verify_log;
+	pg_atomic_uint32 log_trust;	/* a LogTrust, for the decoder that opens the log next */
 
 	/* WAL that somebody wants flushed so that it gets decoded; the decoder does. */
 	pg_atomic_uint64 flush_request;

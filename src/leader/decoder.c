@@ -181,6 +181,18 @@ forget_stream(LeaderStream *stream)
 	leader_stream_release(stream);
 }
 
+/*
+ * The disk is full, although the writer has removed all old segments.  The WAL must not
+ * wait for it to be otherwise: the next decoder begins a new log, and if there is no
+ * room for what it has to decode either, the one after that begins with a new slot.
+ */
+static void
+give_up_log(LeaderStream *stream)
+{
+	pg_atomic_write_u32(&stream->log_trust,
+						MyDecoder->trust >= LOG_DISCARD ? LOG_NEW_SLOT : LOG_DISCARD);
+}
+
 /* Keep the error for the views; it goes on to the server log. */
 static void
 keep_error(LeaderStream *stream)
@@ -193,6 +205,8 @@ keep_error(LeaderStream *stream)
 		text = psprintf("%s: %s", text, error->detail);
 	worker_info_error(&stream->mutex, &stream->worker, text);
 	set_state(stream, STREAM_FAILED);
+	if (error->sqlerrcode == ERRCODE_DISK_FULL)
+		give_up_log(stream);
 	MemoryContextSwitchTo(oldcontext);
 }
 
@@ -249,9 +263,8 @@ open_log(Decoder *decoder, bool discard)
 	hint_path(dir, HINT_STREAM, stream->dboid, stream->id);
 	decoder->state.writer = log_writer_open(dir, &identity,
 											MyReplicationSlot->data.confirmed_flush,
-											discard,
-											pg_atomic_exchange_u32(&stream->verify_log, 0) != 0,
-											&decoder->end);
+											discard || decoder->trust >= LOG_DISCARD,
+											decoder->trust == LOG_VERIFY, &decoder->end);
 	decoder->decoded_lsn = decoder->end.lsn;
 	retention_start(decoder);
 	decoder_publish(decoder);
@@ -325,6 +338,9 @@ run_stream(Decoder *decoder, const Hint *hint)
 	check_server();
 	prepare_session();
 	sequences_start();
+	decoder->trust = pg_atomic_exchange_u32(&stream->log_trust, LOG_TRUSTED);
+	if (decoder->trust == LOG_NEW_SLOT)
+		slot_drop(stream->dboid, stream->id);
 	open_log(decoder, slot_acquire_or_create(stream));
 	decode(decoder);
 }

@@ -33,6 +33,8 @@ typedef struct Decoder
 	uint64		kept_bytes;		/* size of the log after the last upkeep */
 	int64		upkeep_at;		/* when the next one is due */
 	int64		marked_at;
+	bool		warned_of_space;
+	LogTrust	trust;			/* with which the log was opened, until the slot moved on */
 } Decoder;
 
 /* This process's decoder; NULL in all other processes. */

@@ -16,18 +16,25 @@
  *		fanout.max_retention, whoever needs them.  Followers that needed them are
  *		lost from here on.
  *
+ * When the disk is full the writer removes old segments by itself, to go on (writer.c);
+ * step 4 then notices where the log starts.
+ *
  * A decoder that is stopped between any two steps finds a log whose end lies at or
  * after the confirmed position.
  */
 #include "postgres.h"
 
+#include <sys/statvfs.h>
+
 #include "replication/logical.h"
 #include "replication/slot.h"
 
+#include "hints.h"
 #include "leader/decoder.h"
 
 #define UPKEEP_INTERVAL_US	1000000
 #define UPKEEP_BYTES		(16 * 1024 * 1024)	/* of log: at the latest */
+#define FREE_SPACE_SHARE	5
 #define MARK_INTERVAL_US	10000000
 #define MARK_BYTES			(1024 * 1024)	/* of WAL without a transaction */
 
@@ -68,6 +75,7 @@ confirm_slot(Decoder *decoder)
 	if (decoder->synced_lsn <= MyReplicationSlot->data.confirmed_flush)
 		return;
 	LogicalConfirmReceivedLocation(decoder->synced_lsn);
+	decoder->trust = LOG_TRUSTED;
 
 	/* The server only does this when catalog_xmin moves, too. */
 	ReplicationSlotsComputeRequiredLSN();
@@ -99,6 +107,33 @@ trim_log(Decoder *decoder)
 	(void) registry_mark_lost(stream, start);
 }
 
+/*
+ * Warn when the log takes more than a fifth of the space that would be free without it;
+ * once, until it takes less again.
+ */
+static void
+check_free_space(Decoder *decoder)
+{
+	LeaderStream *stream = decoder->state.stream;
+	uint64		bytes = log_writer_bytes(decoder->state.writer);
+	char		path[MAXPGPATH];
+	struct statvfs st;
+	uint64		available;
+
+	hint_path(path, HINT_STREAM, stream->dboid, stream->id);
+	if (statvfs(path, &st) != 0)
+		return;
+	available = (uint64) st.f_bavail * st.f_frsize + bytes;
+	if (bytes > available / FREE_SPACE_SHARE && !decoder->warned_of_space)
+		ereport(WARNING,
+				(errmsg("the change log of stream \"%s\" takes more than a fifth of the free disk space",
+						NameStr(stream->name)),
+				 errdetail("It has " UINT64_FORMAT " MB, with " UINT64_FORMAT " MB left on that disk.",
+						   bytes / (1024 * 1024), (available - bytes) / (1024 * 1024)),
+				 errhint("Look for followers in fanout.followers that are away, or lower \"fanout.max_retention\".")));
+	decoder->warned_of_space = bytes > available / FREE_SPACE_SHARE;
+}
+
 /* The log was just opened: note what it holds, and who can't go on with it. */
 void
 retention_start(Decoder *decoder)
@@ -128,6 +163,7 @@ retention_upkeep(Decoder *decoder, bool force)
 	sync_log(decoder);
 	confirm_slot(decoder);
 	trim_log(decoder);
+	check_free_space(decoder);
 	registry_save(decoder->state.stream, false);
 
 	decoder->kept_bytes = log_writer_bytes(writer);

@@ -459,7 +459,7 @@ check_damage(Sender *sender, int sqlerrcode)
 	SpinLockRelease(&sender->stream->mutex);
 	if (generation != sender->generation || start_lsn > sender->sent_lsn)
 		return;
-	pg_atomic_write_u32(&sender->stream->verify_log, 1);
+	pg_atomic_write_u32(&sender->stream->log_trust, LOG_VERIFY);
 	stream_restart_decoder(sender->stream_id);
 }
 

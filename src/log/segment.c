@@ -96,14 +96,25 @@ segment_create(const char *dir, const SegmentHeader *header)
 
 	segment_path(path, dir, header->segno);
 	file = PathNameOpenFile(path, O_RDWR | O_CREAT | O_EXCL | PG_BINARY);
+	if (file < 0 && errno == ENOSPC)
+		return -1;
 	if (file < 0)
 		ereport(ERROR,
 				(errcode_for_file_access(),
 				 errmsg("could not create file \"%s\": %m", path)));
 	if (FileWrite(file, bytes, sizeof(bytes), 0, PG_WAIT_EXTENSION) != sizeof(bytes))
+	{
+		int			save_errno = errno;
+
+		FileClose(file);
+		(void) unlink(path);
+		errno = save_errno;
+		if (errno == ENOSPC)
+			return -1;
 		ereport(ERROR,
 				(errcode_for_file_access(),
 				 errmsg("could not write file \"%s\": %m", path)));
+	}
 	if (FileSync(file, PG_WAIT_EXTENSION) != 0)
 		ereport(ERROR,
 				(errcode_for_file_access(),

@@ -54,7 +54,7 @@ extern void segment_path(char *path, const char *dir, uint64 segno);
 /* Numbers of the segments in dir, ascending, palloc'd; other files don't count. */
 extern uint64 *segment_list(const char *dir, int *count);
 
-/* Create a segment with its header, synced; returns it open for writing. */
+/* Create a segment with its header, synced; returns it open for writing, -1 if the disk is full. */
 extern File segment_create(const char *dir, const SegmentHeader *header);
 
 /* Open an existing segment; -1 when there is none. */

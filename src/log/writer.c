@@ -16,6 +16,9 @@
  * would call the next one a success.  What was not synced before is cut
  * off then, so that it can't pass for durable after the log was opened again.
  *
+ * When the disk is full the oldest segments go, whoever needs them, so that decoding goes on
+ * and the WAL is let go of.
+ *
  * After any error the writer must not be used any more; whoever had it opens
  * the log again.
  */
@@ -70,16 +73,64 @@ last_segment(LogWriter *writer)
 	return &writer->segments[writer->nsegments - 1];
 }
 
+/* Remove the oldest segments. */
+static void
+remove_segments(LogWriter *writer, int count)
+{
+	char		path[MAXPGPATH];
+
+	for (int i = 0; i < count; i++)
+	{
+		segment_path(path, writer->dir, writer->segments[i].segno);
+		if (unlink(path) != 0 && errno != ENOENT)
+			ereport(WARNING,
+					(errcode_for_file_access(),
+					 errmsg("could not remove file \"%s\": %m", path)));
+	}
+	writer->nsegments -= count;
+	memmove(writer->segments, writer->segments + count, writer->nsegments * sizeof(SegmentInfo));
+}
+
+/*
+ * The disk is full: remove the oldest quarter of the segments, but not the one with the
+ * published end.  Returns false when there is none to remove.
+ */
+static bool
+make_room(LogWriter *writer)
+{
+	int			old = 0;
+	int			count;
+
+	while (old < writer->nsegments && writer->segments[old].segno < writer->flushed.segno)
+		old++;
+	if (old == 0)
+		return false;
+	count = (old + 3) / 4;
+	ereport(LOG,
+			(errmsg("removing %d of %d change log segments in \"%s\", since the disk is full",
+					count, writer->nsegments, writer->dir)));
+	remove_segments(writer, count);
+	return true;
+}
+
 /* Append to the file. */
 static void
 write_bytes(LogWriter *writer, const char *data, Size len)
 {
-	if (FileWrite(writer->file, unconstify(char *, data), len, writer->written,
-				  PG_WAIT_EXTENSION) != len)
-		ereport(ERROR,
-				(errcode_for_file_access(),
-				 errmsg("could not write file \"%s\": %m", FilePathName(writer->file))));
-	writer->written += len;
+	while (len > 0)
+	{
+		int			written = FileWrite(writer->file, unconstify(char *, data), len,
+										writer->written, PG_WAIT_EXTENSION);
+
+		if (written != len && (errno != ENOSPC || !make_room(writer)))
+			ereport(ERROR,
+					(errcode_for_file_access(),
+					 errmsg("could not write file \"%s\": %m", FilePathName(writer->file))));
+		written = Max(written, 0);
+		data += written;
+		len -= written;
+		writer->written += written;
+	}
 }
 
 static void
@@ -173,7 +224,14 @@ begin_segment(LogWriter *writer, uint64 segno)
 		.bytes = SEGMENT_HEADER_SIZE
 	};
 
-	writer->file = segment_create(writer->dir, &header);
+	while ((writer->file = segment_create(writer->dir, &header)) < 0)
+	{
+		if (!make_room(writer))
+			ereport(ERROR,
+					(errcode(ERRCODE_DISK_FULL),
+					 errmsg("could not begin a new change log segment in \"%s\": %s",
+							writer->dir, strerror(ENOSPC))));
+	}
 	writer->written = writer->synced_offset = SEGMENT_HEADER_SIZE;
 	add_segment(writer, &info);
 	forget_all_relations(writer);
@@ -466,18 +524,6 @@ count_removable(LogWriter *writer, XLogRecPtr needed_lsn, uint64 max_bytes)
 XLogRecPtr
 log_writer_trim(LogWriter *writer, XLogRecPtr needed_lsn, uint64 max_bytes)
 {
-	int			count = count_removable(writer, needed_lsn, max_bytes);
-	char		path[MAXPGPATH];
-
-	for (int i = 0; i < count; i++)
-	{
-		segment_path(path, writer->dir, writer->segments[i].segno);
-		if (unlink(path) != 0 && errno != ENOENT)
-			ereport(WARNING,
-					(errcode_for_file_access(),
-					 errmsg("could not remove file \"%s\": %m", path)));
-	}
-	writer->nsegments -= count;
-	memmove(writer->segments, writer->segments + count, writer->nsegments * sizeof(SegmentInfo));
+	remove_segments(writer, count_removable(writer, needed_lsn, max_bytes));
 	return log_writer_start_lsn(writer);
 }
