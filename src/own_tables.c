@@ -13,8 +13,10 @@
 #include "postgres.h"
 
 #include "catalog/pg_authid.h"
+#include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
+#include "utils/array.h"
 #include "utils/guc.h"
 
 #include "own_tables.h"
@@ -45,4 +47,17 @@ own_tables_end(OwnTables *state)
 	if (SPI_finish() != SPI_OK_FINISH)
 		elog(ERROR, "SPI_finish failed");
 	MemoryContextSwitchTo(state->context);
+}
+
+Datum
+oid_array_datum(List *oids)
+{
+	Datum	   *values = palloc(sizeof(Datum) * (list_length(oids) + 1));
+	int			count = 0;
+	ListCell   *lc;
+
+	foreach(lc, oids)
+		values[count++] = ObjectIdGetDatum(lfirst_oid(lc));
+	return PointerGetDatum(construct_array(values, count, OIDOID, sizeof(Oid), true,
+										   TYPALIGN_INT));
 }

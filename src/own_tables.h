@@ -7,6 +7,8 @@
 
 #include "pg_fanout.h"
 
+#include "nodes/pg_list.h"
+
 typedef struct OwnTables
 {
 	Oid			userid;			/* as before own_tables_begin() */
@@ -25,5 +27,8 @@ typedef struct OwnTables
  */
 extern void own_tables_begin(OwnTables *state);
 extern void own_tables_end(OwnTables *state);
+
+/* An oid[] of a List of oids. */
+extern Datum oid_array_datum(List *oids);
 
 #endif							/* FANOUT_OWN_TABLES_H */

@@ -116,6 +116,7 @@ _PG_init(void)
 	fanout_shmem_init();
 	launcher_register();
 	commit_hook_init();
+	ddl_capture_init();
 	commit_token_init();
 	guard_init();
 	read_bound_init();

@@ -52,6 +52,7 @@ static struct
 	bool		in_txn;			/* a leader transaction is half applied */
 	bool		passing;		/* ... which was applied before */
 	XLogRecPtr	received_lsn;	/* end of the newest one that the leader sent */
+	bool		ends_group;		/* ... which changed the schema: the group ends with it */
 	uint64		changes;		/* in the group */
 	uint64		transactions;
 	LogTxn		last;			/* the last whole transaction in the group */
@@ -90,6 +91,7 @@ apply_start(FollowedStream *stream, const FollowedRow *row)
 	applier.local_xid = fanout_full_xid(GetTopTransactionId());
 	PushActiveSnapshot(GetTransactionSnapshot());
 	relation_map_init(row);
+	apply_ddl_init(stream, row);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(applier_context);
@@ -186,6 +188,7 @@ apply_commit_group(void)
 	positions_applied(applier.stream, applier.applied_lsn, applier.applied_seq,
 					  applier.transactions);
 	report_changes();
+	apply_ddl_committed();
 	applier.changes = 0;
 	applier.transactions = 0;
 	pgstat_report_stat(false);
@@ -205,6 +208,8 @@ apply_change(const Change *change)
 		apply_truncate(change, &apply_position.txn);
 	else if (change->op == CHANGE_SEQUENCE)
 		sequence_set(&change->sequence);
+	else if (change->op == CHANGE_STATEMENT)
+		applier.ends_group |= apply_statement(change, &apply_position.txn);
 	else
 	{
 		apply_position.relation = NULL;
@@ -278,6 +283,10 @@ end_transaction(void)
 		return;
 	applier.last = apply_position.txn;
 	applier.transactions++;
+	/* What the schema change made may not be used before it is committed (enum values). */
+	if (applier.ends_group)
+		apply_commit_group();
+	applier.ends_group = false;
 }
 
 void

@@ -127,6 +127,8 @@ operation_name(ChangeOp op)
 			return "TRUNCATE";
 		case CHANGE_SEQUENCE:
 			return "a sequence's value";
+		case CHANGE_STATEMENT:
+			return "a schema change";
 	}
 	return "change";
 }
@@ -139,6 +141,7 @@ apply_error_context(void *arg)
 	const ApplyRelation *relation = apply_position.relation;
 
 	if (change == NULL || change->op == CHANGE_TRUNCATE || change->op == CHANGE_SEQUENCE ||
+		change->op == CHANGE_STATEMENT ||
 		relation == NULL || relation->leader_relid != change->relid)
 		errcontext("applying %s of the leader's transaction committed at %X/%X",
 				   change != NULL ? operation_name(change->op) : "a change",

@@ -46,6 +46,7 @@ typedef struct ApplyRelation
 	ColumnInput *inputs;		/* desc->natts */
 	bool		has_extra;		/* local columns that the leader does not have */
 	Oid			find_index;		/* rows are found by it; InvalidOid: by a scan */
+	bool		pending;		/* to be copied: changes don't matter until then */
 	char	   *filter_snapshot;	/* NULL: none */
 	XLogRecPtr	filter_until;
 
@@ -78,12 +79,21 @@ extern void relation_map_init(const FollowedRow *row);
 extern void relation_map_describe(const char *payload, Size len);
 extern const RelationDesc *relation_map_desc(void *arg, Oid leader_relid);
 extern ApplyRelation *relation_map_get(Oid leader_relid);	/* mapped */
+extern void relation_map_reload(void);
 
 /* Map the relation's columns to those of rel, in the current memory context. */
 extern void relation_map_columns(ApplyRelation *relation, Relation rel);
 
 /* Is the transaction applied to that table, or did its copy bring it already? */
 extern bool relation_wants(ApplyRelation *relation, const LogTxn *txn);
+
+/* Of a local table: is it followed, and did its copy see what the transaction did? */
+extern bool relation_is_followed(Oid relid);
+extern List *relation_map_pending(void);	/* oids of local tables to be copied */
+extern bool relation_copied_after(Oid relid, const LogTxn *txn);
+
+/* Was the transaction visible in a snapshot "xmin:xmax:xip,xip,..."? */
+extern bool snapshot_sees(const char *snapshot, uint64 xid);
 
 /* apply_group.c: executor state of the running local transaction */
 extern EState *group_estate(void);
@@ -122,6 +132,12 @@ extern void partitions_change(ApplyRelation *root, const Change *change);
 
 /* apply_truncate.c */
 extern void apply_truncate(const Change *change, const LogTxn *txn);
+
+/* apply_ddl.c, adapt_statement.c */
+extern void apply_ddl_init(FollowedStream *stream, const FollowedRow *row);
+extern bool apply_statement(const Change *change, const LogTxn *txn);
+extern void apply_ddl_committed(void);
+extern bool adapt_statement(Node *stmt);
 
 /* apply_error.c */
 extern void apply_error_context(void *arg);

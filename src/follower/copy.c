@@ -103,9 +103,12 @@ set_start(FollowedRow *row, XLogRecPtr start_lsn)
 	row->start_lsn = start_lsn;
 }
 
-/* A row for each table of the stream; those that left it lose theirs. */
+/*
+ * A row for each table of the stream; those that left it lose theirs.  A table that
+ * was made after the schema was copied comes with the stream.
+ */
 static void
-list_tables(const FollowedRow *row, const CopySession *session)
+list_tables(const FollowedRow *row, const CopySession *session, bool missing_ok)
 {
 	ListCell   *lc;
 
@@ -119,10 +122,23 @@ list_tables(const FollowedRow *row, const CopySession *session)
 			.state = row->copy_data ? TABLE_PENDING : TABLE_COPIED,
 		};
 
-		followed.relid = local_table_find(table->nspname, table->relname, NoLock);
+		followed.relid = local_table_find(table->nspname, table->relname, NoLock, missing_ok);
+		if (!OidIsValid(followed.relid))
+			continue;
 		followed_table_put(row->id, &followed);
 	}
 	followed_tables_changed();
+}
+
+/* Schema changes that the snapshot sees are here with the schema: the stream leaves them out. */
+static void
+note_schema(FollowedRow *row, const CopySession *session)
+{
+	char	   *until = leader_query_value(session->conn, "SELECT fanout.flush_wal()", 0, NULL);
+
+	change_rows(psprintf("UPDATE fanout.followed_stream SET schema_snapshot = %s, schema_until = %s"
+						 " WHERE id = $1", quote_literal_cstr(session->snapshot),
+						 quote_literal_cstr(until)), row->id);
 }
 
 static void
@@ -131,7 +147,8 @@ step_schema(FollowedRow *row, CopySession *session)
 	begin_step("copying the schema");
 	if (row->copy_schema)
 		copy_schema_section(row, SCHEMA_PRE_DATA, session->snapshot_id);
-	list_tables(row, session);
+	list_tables(row, session, false);
+	note_schema(row, session);
 	set_start(row, session->start_lsn);
 	set_copy_state(row, COPY_DATA);
 	end_step();
@@ -142,7 +159,7 @@ static void
 step_restart(FollowedRow *row, CopySession *session)
 {
 	begin_step("preparing to copy again");
-	list_tables(row, session);
+	list_tables(row, session, true);
 	set_start(row, session->start_lsn);
 	end_step();
 }

@@ -56,7 +56,7 @@ extern void copy_schema_section(const FollowedRow *row, SchemaSection section,
 /* Types of the columns on the leader, in order, as text; and what the table is there. */
 extern List *leader_types(PGconn *conn, const CopyTable *table, char *relkind);
 
-extern void copy_table(const FollowedRow *row, PGconn *conn, const CopyTable *table, Oid relid,
+extern void copy_table(const FollowedRow *row, PGconn *conn, CopyTable *table, Oid relid,
 					   const char *snapshot);
 
 /* sequence.c */

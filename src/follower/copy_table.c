@@ -98,6 +98,24 @@ can_copy_binary(PGconn *conn, const CopyTable *table, Oid relid, List *types)
 	return true;
 }
 
+/*
+ * The columns that are here, too.  One that the leader has got since is added by
+ * the stream, and then the table is copied again (apply_ddl.c).
+ */
+static List *
+columns_here(const CopyTable *table, Oid relid)
+{
+	List	   *columns = NIL;
+	ListCell   *lc;
+
+	foreach(lc, table->columns)
+	{
+		if (get_attnum(relid, lfirst(lc)) != InvalidAttrNumber)
+			columns = lappend(columns, lfirst(lc));
+	}
+	return columns;
+}
+
 static void
 append_columns(StringInfo query, List *columns)
 {
@@ -262,10 +280,10 @@ table_context(void *arg)
 
 /* In a local transaction of its own; conn is in the copy's transaction. */
 void
-copy_table(const FollowedRow *row, PGconn *conn, const CopyTable *table, Oid relid,
+copy_table(const FollowedRow *row, PGconn *conn, CopyTable *table, Oid relid,
 		   const char *snapshot)
 {
-	ErrorContextCallback callback = {error_context_stack, table_context, unconstify(CopyTable *, table)};
+	ErrorContextCallback callback = {error_context_stack, table_context, table};
 	MemoryContext oldcontext = CurrentMemoryContext;
 	Relation	rel;
 	FormerUser	former;
@@ -280,6 +298,7 @@ copy_table(const FollowedRow *row, PGconn *conn, const CopyTable *table, Oid rel
 	PQclear(leader_query(conn, psprintf("LOCK TABLE %s IN ACCESS SHARE MODE NOWAIT",
 										quote_qualified_identifier(table->nspname, table->relname)),
 						 0, NULL));
+	table->columns = columns_here(table, relid);
 	binary = can_copy_binary(conn, table, relid, leader_types(conn, table, &relkind));
 	PQclear(leader_query(conn, copy_query(table, relkind, binary), 0, NULL));
 	local_table_fire_deferred(rel);

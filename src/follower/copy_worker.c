@@ -82,7 +82,7 @@ copy_from_queue(const FollowedRow *row, PGconn *conn, CopyQueue *queue, List *ta
 			Oid			local;
 
 			StartTransactionCommand();
-			local = local_table_find(table->nspname, table->relname, NoLock);
+			local = local_table_find(table->nspname, table->relname, NoLock, true);
 			CommitTransactionCommand();
 			if (local == relid)
 			{
@@ -164,7 +164,7 @@ pending_relids(const FollowedRow *row, const CopySession *session)
 	foreach(lc, session->tables)
 	{
 		CopyTable  *table = lfirst(lc);
-		Oid			relid = local_table_find(table->nspname, table->relname, NoLock);
+		Oid			relid = local_table_find(table->nspname, table->relname, NoLock, true);
 		ListCell   *lc2;
 
 		foreach(lc2, followed)

@@ -32,7 +32,8 @@ followed_origin_name(char *name, Oid dboid, int32 id)
 
 #define ROW_QUERY \
 	"SELECT id, stream, follower, conninfo, instance, copy_schema, copy_data, paused, owner," \
-	"       copy_state, start_lsn, schema_done, leader_system, leader_database" \
+	"       copy_state, start_lsn, schema_done, leader_system, leader_database," \
+	"       schema_snapshot, schema_until" \
 	" FROM fanout.followed_stream WHERE dboid = $1 AND "
 
 static Datum
@@ -66,6 +67,9 @@ make_row(MemoryContext context)
 	row->schema_done = DatumGetBool(column(table, 12));
 	row->leader_system = strtou64(TextDatumGetCString(column(table, 13)), NULL, 10);
 	row->leader_database = DatumGetObjectId(column(table, 14));
+	if (column(table, 15) != (Datum) 0)
+		row->schema_snapshot = TextDatumGetCString(column(table, 15));
+	row->schema_until = DatumGetLSN(column(table, 16));
 	MemoryContextSwitchTo(oldcontext);
 	return row;
 }

@@ -44,6 +44,8 @@ typedef struct FollowedRow
 	bool		schema_done;	/* indexes and constraints are there, too */
 	uint64		leader_system;	/* which leader tokens must be from */
 	Oid			leader_database;
+	char	   *schema_snapshot;	/* schema changes that it sees came with the schema; NULL: none */
+	XLogRecPtr	schema_until;	/* ... and none that committed from here on */
 } FollowedRow;
 
 /* NULL when there is none; needs a transaction; result in the current context. */

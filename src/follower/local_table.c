@@ -41,11 +41,13 @@
 /* ---------- which tables ---------- */
 
 Oid
-local_table_find(const char *nspname, const char *relname, int lockmode)
+local_table_find(const char *nspname, const char *relname, int lockmode, bool missing_ok)
 {
 	RangeVar   *name = makeRangeVar(pstrdup(nspname), pstrdup(relname), -1);
 	Oid			relid = RangeVarGetRelid(name, lockmode, true);
 
+	if (!OidIsValid(relid) && missing_ok)
+		return InvalidOid;
 	if (!OidIsValid(relid))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_TABLE),

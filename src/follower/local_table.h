@@ -9,11 +9,13 @@
 #include "utils/relcache.h"
 
 /*
- * The table that a name of the leader's means here.  Fails with
- * ERRCODE_UNDEFINED_TABLE when there is none, and with
- * ERRCODE_INSUFFICIENT_PRIVILEGE for one that no leader may write to.
+ * The table that a name of the leader's means here.  When there is none, fails with
+ * ERRCODE_UNDEFINED_TABLE, or returns InvalidOid if that may be: the leader's schema
+ * may be ahead of the stream.  Fails with ERRCODE_INSUFFICIENT_PRIVILEGE for one that
+ * no leader may write to.
  */
-extern Oid	local_table_find(const char *nspname, const char *relname, int lockmode);
+extern Oid	local_table_find(const char *nspname, const char *relname, int lockmode,
+							 bool missing_ok);
 
 /* Who one was before local_table_become(). */
 typedef struct FormerUser

@@ -30,7 +30,8 @@
 static HTAB *relations = NULL;
 static MemoryContext relations_context = NULL;
 static int32 followed_id;
-static List *tables;			/* of FollowedTable, as of relation_map_init() */
+static List *tables;			/* of FollowedTable, as of relation_map_reload() */
+static MemoryContext tables_context = NULL;
 
 /* ---------- the table ---------- */
 
@@ -68,8 +69,22 @@ relation_map_init(const FollowedRow *row)
 	registered = true;
 
 	followed_id = row->id;
-	MemoryContextSwitchTo(relations_context);
+	tables_context = AllocSetContextCreate(relations_context, "pg_fanout followed tables",
+										   ALLOCSET_DEFAULT_SIZES);
+	relation_map_reload();
+}
+
+/* The rows of fanout.followed_table have changed. */
+void
+relation_map_reload(void)
+{
+	MemoryContext oldcontext;
+
+	invalidate_relation((Datum) 0, InvalidOid);
+	MemoryContextReset(tables_context);
+	oldcontext = MemoryContextSwitchTo(tables_context);
 	tables = followed_tables(followed_id);
+	MemoryContextSwitchTo(oldcontext);
 }
 
 void
@@ -216,7 +231,7 @@ find_table(Oid relid)
 static void
 add_table(const ApplyRelation *relation)
 {
-	MemoryContext oldcontext = MemoryContextSwitchTo(relations_context);
+	MemoryContext oldcontext = MemoryContextSwitchTo(tables_context);
 	FollowedTable *table = palloc0(sizeof(FollowedTable));
 
 	table->relid = relation->relid;
@@ -238,7 +253,7 @@ map_relation(ApplyRelation *relation)
 	MemoryContext oldcontext;
 
 	relation->relid = local_table_find(relation->desc->nspname, relation->desc->relname,
-									   RowExclusiveLock);
+									   RowExclusiveLock, false);
 	rel = table_open(relation->relid, NoLock);
 	relation->owner = rel->rd_rel->relowner;
 	if (rel->rd_rel->relkind != RELKIND_RELATION &&
@@ -259,14 +274,12 @@ map_relation(ApplyRelation *relation)
 	local_table_become_former(&former);
 	MemoryContextSwitchTo(oldcontext);
 
-	table = find_table(relation->relid);
-	if (table == NULL)
+	if (find_table(relation->relid) == NULL)
 		add_table(relation);
-	else
-	{
-		relation->filter_snapshot = table->filter_snapshot;
-		relation->filter_until = table->filter_until;
-	}
+	table = find_table(relation->relid);
+	relation->pending = table->state == TABLE_PENDING;
+	relation->filter_snapshot = table->filter_snapshot;
+	relation->filter_until = table->filter_until;
 	table_close(rel, NoLock);
 	relation->mapped = true;
 }
@@ -288,8 +301,8 @@ relation_map_get(Oid leader_relid)
 /* ---------- the filter of a copy ---------- */
 
 /* Was it visible in the snapshot "xmin:xmax:xip,xip,..."? */
-static bool
-visible_in(const char *snapshot, uint64 xid)
+bool
+snapshot_sees(const char *snapshot, uint64 xid)
 {
 	char	   *pos;
 	uint64		xmin = strtou64(snapshot, &pos, 10);
@@ -308,6 +321,8 @@ visible_in(const char *snapshot, uint64 xid)
 bool
 relation_wants(ApplyRelation *relation, const LogTxn *txn)
 {
+	if (relation->pending)
+		return false;
 	if (relation->filter_snapshot == NULL)
 		return true;
 	if (txn->commit_lsn >= relation->filter_until)
@@ -316,5 +331,34 @@ relation_wants(ApplyRelation *relation, const LogTxn *txn)
 		relation->filter_snapshot = NULL;
 		return true;
 	}
-	return !visible_in(relation->filter_snapshot, txn->xid);
+	return !snapshot_sees(relation->filter_snapshot, txn->xid);
+}
+
+bool
+relation_is_followed(Oid relid)
+{
+	return find_table(relid) != NULL;
+}
+
+List *
+relation_map_pending(void)
+{
+	List	   *relids = NIL;
+	ListCell   *lc;
+
+	foreach(lc, tables)
+	{
+		if (((FollowedTable *) lfirst(lc))->state == TABLE_PENDING)
+			relids = lappend_oid(relids, ((FollowedTable *) lfirst(lc))->relid);
+	}
+	return relids;
+}
+
+bool
+relation_copied_after(Oid relid, const LogTxn *txn)
+{
+	FollowedTable *table = find_table(relid);
+
+	return table != NULL && table->filter_snapshot != NULL &&
+		txn->commit_lsn < table->filter_until && snapshot_sees(table->filter_snapshot, txn->xid);
 }

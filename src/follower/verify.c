@@ -162,7 +162,7 @@ find_tables_here(Verification *verification, List *leader_list)
 		VerifyTable *table = palloc0(sizeof(VerifyTable));
 
 		table->leader = leader;
-		table->relid = local_table_find(leader->nspname, leader->relname, NoLock);
+		table->relid = local_table_find(leader->nspname, leader->relname, NoLock, false);
 		table->state = table_state(followed, table->relid);
 		verification->tables = lappend(verification->tables, table);
 	}
@@ -176,7 +176,7 @@ lock_here(List *leader_list)
 	foreach(lc, leader_list)
 	{
 		CopyTable  *leader = lfirst(lc);
-		Oid			relid = local_table_find(leader->nspname, leader->relname, AccessShareLock);
+		Oid			relid = local_table_find(leader->nspname, leader->relname, AccessShareLock, false);
 		char		relkind = get_rel_relkind(relid);
 
 		if (relkind != RELKIND_RELATION && relkind != RELKIND_PARTITIONED_TABLE)

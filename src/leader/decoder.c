@@ -79,6 +79,7 @@ read_row(int32 id)
 	PushActiveSnapshot(GetTransactionSnapshot());
 	nspid = get_namespace_oid(FANOUT_SCHEMA, true);
 	MyDecoder->state.stream_table = get_relname_relid("stream", nspid);
+	MyDecoder->state.schema_change_table = get_relname_relid("schema_change", nspid);
 	if (OidIsValid(MyDecoder->state.stream_table))
 	{
 		MemoryContextSwitchTo(oldcontext);

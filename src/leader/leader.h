@@ -22,6 +22,7 @@ typedef struct StreamRow
 	Oid			owner;
 	List	   *granted;		/* of Oid: roles that may follow it */
 	bool		own_publication;	/* the only publication was made for the stream */
+	bool		ddl;			/* schema changes are in the stream */
 } StreamRow;
 
 /*
@@ -144,6 +145,10 @@ extern void commit_hook_init(void);
 /* Wake this database's sleeping decoders; cheap, never fails. */
 extern void commit_hook_wake_decoders(XLogRecPtr commit_end);
 
+/* ---------- ddl_capture.c ---------- */
+
+extern void ddl_capture_init(void);
+
 /* ---------- output_plugin.c ---------- */
 
 /*
@@ -158,6 +163,7 @@ typedef struct DecoderState
 	uint64		transactions;	/* written since the start */
 	uint64		changes;
 	Oid			stream_table;	/* fanout.stream */
+	Oid			schema_change_table;	/* fanout.schema_change */
 	bool		extension_gone; /* set by the plugin: stream_table was dropped */
 } DecoderState;
 

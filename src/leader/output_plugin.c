@@ -19,19 +19,23 @@
 
 #include "access/detoast.h"
 #include "access/htup_details.h"
+#include "catalog/pg_type.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
 #include "replication/logical.h"
 #include "replication/output_plugin.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
 #include "utils/inval.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/syscache.h"
 
 #include "compat.h"
-#include "leader/leader.h"
+#include "leader/ddl.h"
 #include "leader/publication.h"
 #include "leader/sequence.h"
+#include "log/statement.h"
 
 extern PGDLLEXPORT void _PG_output_plugin_init(OutputPluginCallbacks *cb);
 
@@ -39,6 +43,7 @@ typedef struct Plugin
 {
 	MemoryContext change_context;
 	bool		begun;			/* the current transaction is in the log */
+	bool		in_script;		/* an extension's script writes, see statement.h */
 } Plugin;
 
 /* The relation cache was told something about fanout.stream. */
@@ -313,6 +318,79 @@ decode_row(Plugin *plugin, DecoderState *state, ReorderBufferTXN *txn,
 		write_change(plugin, state, txn, rel, action, oldkind, oldslot, newslot);
 }
 
+/* ---------- schema changes ---------- */
+
+/* A stream of all tables has all schema changes, others those of their tables. */
+static bool
+publishes_statement(DecoderState *state, ArrayType *relations)
+{
+	const Oid  *relids = (const Oid *) ARR_DATA_PTR(relations);
+	int			count = ArrayGetNItems(ARR_NDIM(relations), ARR_DIMS(relations));
+	bool		published = state->row->own_publication;
+
+	for (int i = 0; i < count && !published; i++)
+	{
+		Relation	rel = RelationIdGetRelation(relids[i]);
+
+		if (!RelationIsValid(rel))
+			continue;
+		published = publication_publishes(rel, state->row->publications);
+		RelationClose(rel);
+	}
+	return published;
+}
+
+static void
+write_statement(Plugin *plugin, DecoderState *state, ReorderBufferTXN *txn, const Datum *values,
+				uint8 flags)
+{
+	SchemaStatement statement = {
+		.flags = flags,
+		.role = NameStr(*DatumGetName(values[Anum_schema_change_role - 1])),
+		.text = TextDatumGetCString(values[Anum_schema_change_statement - 1]),
+	};
+	ArrayType  *settings = DatumGetArrayTypeP(values[Anum_schema_change_settings - 1]);
+	StringInfoData encoded;
+	StringInfoData buf;
+	Datum	   *strings;
+	bool	   *nulls;
+	int			count;
+
+	deconstruct_array(settings, TEXTOID, -1, false, TYPALIGN_INT, &strings, &nulls, &count);
+	for (int i = 0; i < count; i++)
+		statement.settings = lappend(statement.settings,
+									 nulls[i] ? "" : TextDatumGetCString(strings[i]));
+	initStringInfo(&encoded);
+	statement_encode(&encoded, &statement);
+	initStringInfo(&buf);
+	change_encode_statement(&buf, encoded.data, encoded.len);
+	begin_in_log(plugin, state, txn);
+	log_writer_put_change(state->writer, buf.data, buf.len);
+	state->changes++;
+}
+
+/* A row of fanout.schema_change.  Nothing but its INSERT means anything. */
+static void
+decode_schema_change(Plugin *plugin, DecoderState *state, ReorderBufferTXN *txn,
+					 Relation relation, ReorderBufferChange *change)
+{
+	Datum		values[Natts_schema_change];
+	bool		nulls[Natts_schema_change];
+	uint8		flags;
+
+	if (change->action != REORDER_BUFFER_CHANGE_INSERT || !state->row->ddl)
+		return;
+	heap_deform_tuple(fanout_change_tuple(change->data.tp.newtuple), RelationGetDescr(relation),
+					  values, nulls);
+	flags = (uint8) DatumGetInt32(values[Anum_schema_change_flags - 1]);
+	/* Streams of some tables don't have extensions, but what their scripts write. */
+	if (state->row->own_publication && (flags & (STATEMENT_SCRIPT | STATEMENT_SCRIPT_END)) != 0)
+		plugin->in_script = (flags & STATEMENT_SCRIPT) != 0;
+	if ((flags & STATEMENT_SCRIPT_END) == 0 &&
+		publishes_statement(state, DatumGetArrayTypeP(values[Anum_schema_change_relations - 1])))
+		write_statement(plugin, state, txn, values, flags);
+}
+
 /* ---------- callbacks ---------- */
 
 static void
@@ -349,6 +427,7 @@ plugin_begin(LogicalDecodingContext *ctx, ReorderBufferTXN *txn)
 	Plugin	   *plugin = ctx->output_plugin_private;
 
 	plugin->begun = false;
+	plugin->in_script = false;
 	watch_extension(ctx->output_writer_private);
 }
 
@@ -357,11 +436,15 @@ plugin_change(LogicalDecodingContext *ctx, ReorderBufferTXN *txn, Relation relat
 			  ReorderBufferChange *change)
 {
 	Plugin	   *plugin = ctx->output_plugin_private;
+	DecoderState *state = ctx->output_writer_private;
 	MemoryContext oldcontext;
 
 	CHECK_FOR_INTERRUPTS();
 	oldcontext = MemoryContextSwitchTo(plugin->change_context);
-	decode_row(plugin, ctx->output_writer_private, txn, relation, change);
+	if (RelationGetRelid(relation) == state->schema_change_table)
+		decode_schema_change(plugin, state, txn, relation, change);
+	else if (!plugin->in_script)
+		decode_row(plugin, state, txn, relation, change);
 	MemoryContextSwitchTo(oldcontext);
 	MemoryContextReset(plugin->change_context);
 }
@@ -419,7 +502,8 @@ plugin_truncate(LogicalDecodingContext *ctx, ReorderBufferTXN *txn, int nrelatio
 	Plugin	   *plugin = ctx->output_plugin_private;
 	MemoryContext oldcontext = MemoryContextSwitchTo(plugin->change_context);
 
-	decode_truncate(plugin, ctx->output_writer_private, txn, nrelations, relations, change);
+	if (!plugin->in_script)
+		decode_truncate(plugin, ctx->output_writer_private, txn, nrelations, relations, change);
 	MemoryContextSwitchTo(oldcontext);
 	MemoryContextReset(plugin->change_context);
 }

@@ -50,7 +50,8 @@ enum
 	Anum_stream_own_publication,
 	Anum_stream_owner,
 	Anum_stream_granted,
-	Natts_stream_read = Anum_stream_granted
+	Anum_stream_ddl,
+	Natts_stream_read = Anum_stream_ddl
 };
 
 #define OWN_PUBLICATION_PREFIX	"fanout_"
@@ -124,6 +125,7 @@ row_from_tuple(HeapTuple tuple, TupleDesc desc)
 	row->own_publication = DatumGetBool(values[Anum_stream_own_publication - 1]);
 	row->owner = DatumGetObjectId(values[Anum_stream_owner - 1]);
 	row->granted = oid_array_to_list(DatumGetArrayTypePCopy(values[Anum_stream_granted - 1]));
+	row->ddl = DatumGetBool(values[Anum_stream_ddl - 1]);
 	return row;
 }
 
@@ -383,15 +385,16 @@ name_array_datum(List *names)
 
 /* Returns the new stream's id. */
 static int32
-insert_row(const char *name, List *publications, bool own_publication)
+insert_row(const char *name, List *publications, bool own_publication, bool ddl)
 {
-	Oid			types[] = {NAMEOID, OIDOID, NAMEARRAYOID, BOOLOID, OIDOID};
+	Oid			types[] = {NAMEOID, OIDOID, NAMEARRAYOID, BOOLOID, OIDOID, BOOLOID};
 	Datum		values[] = {
 		name_datum(name),
 		ObjectIdGetDatum(MyDatabaseId),
 		name_array_datum(publications),
 		BoolGetDatum(own_publication),
-		ObjectIdGetDatum(GetUserId())
+		ObjectIdGetDatum(GetUserId()),
+		BoolGetDatum(ddl)
 	};
 	OwnTables	state;
 	int32		id;
@@ -399,8 +402,8 @@ insert_row(const char *name, List *publications, bool own_publication)
 
 	own_tables_begin(&state);
 	if (SPI_execute_with_args("INSERT INTO fanout.stream"
-							  " (name, dboid, publications, own_publication, owner)"
-							  " VALUES ($1, $2, $3, $4, $5) RETURNING id",
+							  " (name, dboid, publications, own_publication, owner, ddl)"
+							  " VALUES ($1, $2, $3, $4, $5, $6) RETURNING id",
 							  lengthof(types), types, values, NULL, false, 0)
 		!= SPI_OK_INSERT_RETURNING)
 		elog(ERROR, "could not insert into fanout.stream");
@@ -410,7 +413,7 @@ insert_row(const char *name, List *publications, bool own_publication)
 }
 
 /*
- * create_stream(stream name, publications name[])
+ * create_stream(stream name, publications name[], ddl boolean)
  */
 Datum
 fanout_create_stream(PG_FUNCTION_ARGS)
@@ -425,6 +428,10 @@ fanout_create_stream(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("stream name must not be null")));
+	if (PG_ARGISNULL(2))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("ddl must not be null")));
 	name = NameStr(*PG_GETARG_NAME(0));
 	check_can_lead();
 	check_new_name(name);
@@ -435,7 +442,7 @@ fanout_create_stream(PG_FUNCTION_ARGS)
 		publications = checked_publications(PG_GETARG_ARRAYTYPE_P(1));
 
 	/* The hint must be on disk when the row commits, see hints.h. */
-	id = insert_row(name, publications, own_publication);
+	id = insert_row(name, publications, own_publication, PG_GETARG_BOOL(2));
 	hint_create(HINT_STREAM, MyDatabaseId, id);
 	launcher_wake_at_commit();
 	PG_RETURN_VOID();

@@ -76,7 +76,8 @@ typedef enum ChangeOp
 	CHANGE_UPDATE = 'U',
 	CHANGE_DELETE = 'D',
 	CHANGE_TRUNCATE = 'T',
-	CHANGE_SEQUENCE = 'Q'		/* a sequence's value */
+	CHANGE_SEQUENCE = 'Q',		/* a sequence's value */
+	CHANGE_STATEMENT = 'S'		/* a schema change; statement.h has what is in it */
 } ChangeOp;
 
 typedef enum OldRowKind
@@ -118,6 +119,7 @@ extern void change_encode_delete(StringInfo buf, RowEncoder *encoder, OldRowKind
 								 const RowValues *oldrow);
 extern void change_encode_truncate(StringInfo buf, int nrels, const Oid *relids, uint8 flags);
 extern void change_encode_sequence(StringInfo buf, const SequenceValue *sequence);
+extern void change_encode_statement(StringInfo buf, const char *statement, uint32 len);
 
 /*
  * The form for a column of that type.  For a domain it is the form of its base
@@ -139,6 +141,8 @@ typedef struct Change
 	int			nrels;			/* T */
 	Oid		   *relids;			/* T */
 	SequenceValue sequence;		/* Q */
+	const char *statement;		/* S: points into the frame */
+	uint32		statement_len;
 	int			row_capacity;	/* private to change_decode() */
 	int			rel_capacity;
 } Change;

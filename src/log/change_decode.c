@@ -199,6 +199,10 @@ change_decode(const char **pos, const char *end, RelationDescLookup lookup, void
 		case CHANGE_SEQUENCE:
 			read_sequence(&reader, &change->sequence);
 			break;
+		case CHANGE_STATEMENT:
+			change->statement_len = read_uint32(&reader);
+			change->statement = read_bytes(&reader, change->statement_len);
+			break;
 		default:
 			read_failed(&reader, "The kind of change is unknown.");
 	}

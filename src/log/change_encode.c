@@ -9,6 +9,7 @@
  *	'D' relid (4), kind of old row (1), old row unless OLD_NONE
  *	'T' flags (1), number of relations (4), relids (4 each)
  *	'Q' schema, name, value (8), is_called (1); names as in relation_desc.c
+ *	'S' length (4), that many bytes of a statement (statement.c)
  *
  * and a row is a byte of flags; with ROW_HAS_NULLS a bitmap of the columns that are
  * null; with ROW_HAS_UNCHANGED one of those that are unchanged; and the other
@@ -268,4 +269,12 @@ change_encode_sequence(StringInfo buf, const SequenceValue *sequence)
 	put_name(buf, NameStr(sequence->relname));
 	pq_sendint64(buf, sequence->value);
 	pq_sendint8(buf, sequence->is_called);
+}
+
+void
+change_encode_statement(StringInfo buf, const char *statement, uint32 len)
+{
+	pq_sendint8(buf, CHANGE_STATEMENT);
+	pq_sendint32(buf, len);
+	appendBinaryStringInfo(buf, statement, len);
 }

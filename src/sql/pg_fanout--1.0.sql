@@ -15,10 +15,21 @@ CREATE TABLE fanout.stream (
     own_publication boolean NOT NULL,
     owner oid NOT NULL,
     granted oid[] NOT NULL DEFAULT '{}',
+    ddl boolean NOT NULL,
     created_at timestamptz NOT NULL DEFAULT now(),
     UNIQUE (dboid, name)
 );
 COMMENT ON TABLE fanout.stream IS 'streams that this database is the leader of';
+
+/* Rows are deleted in the transaction that writes them: what counts is their WAL. */
+CREATE TABLE fanout.schema_change (
+    role name NOT NULL,
+    settings text[] NOT NULL,
+    statement text NOT NULL,
+    relations oid[] NOT NULL,
+    flags integer NOT NULL
+);
+COMMENT ON TABLE fanout.schema_change IS 'carries schema changes through the WAL into the streams; always empty';
 
 CREATE TABLE fanout.followed_stream (
     id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -36,6 +47,8 @@ CREATE TABLE fanout.followed_stream (
     start_lsn pg_lsn,
     schema_done boolean NOT NULL DEFAULT false,
     copy_started_at timestamptz,
+    schema_snapshot text,
+    schema_until pg_lsn,
     leader_system text NOT NULL,
     leader_database oid NOT NULL,
     created_at timestamptz NOT NULL DEFAULT now(),
@@ -69,16 +82,17 @@ CREATE TABLE fanout.deferred_statement (
 COMMENT ON TABLE fanout.deferred_statement IS
     'schema statements of an initial copy that wait until the copied tables are consistent';
 
-REVOKE ALL ON fanout.stream, fanout.followed_stream, fanout.followed_table, fanout.deferred_statement
+REVOKE ALL ON fanout.stream, fanout.schema_change, fanout.followed_stream, fanout.followed_table, fanout.deferred_statement
     FROM PUBLIC;
 
 /*
  * On the leader
  */
-CREATE FUNCTION fanout.create_stream(stream name, publications name[] DEFAULT NULL)
+CREATE FUNCTION fanout.create_stream(stream name, publications name[] DEFAULT NULL,
+    ddl boolean DEFAULT true)
 RETURNS void AS 'MODULE_PATHNAME', 'fanout_create_stream' LANGUAGE C VOLATILE;
-COMMENT ON FUNCTION fanout.create_stream(name, name[]) IS
-    'start to decode the tables of these publications (NULL: every table) into a stream';
+COMMENT ON FUNCTION fanout.create_stream(name, name[], boolean) IS
+    'start to decode the tables of these publications (NULL: every table) into a stream, and schema changes unless ddl is false';
 
 CREATE FUNCTION fanout.drop_stream(stream name, force boolean DEFAULT false)
 RETURNS void AS 'MODULE_PATHNAME', 'fanout_drop_stream' LANGUAGE C VOLATILE STRICT;
@@ -411,7 +425,7 @@ GRANT USAGE ON SCHEMA fanout TO PUBLIC;
 GRANT EXECUTE ON FUNCTION fanout.staleness_state(), fanout.lag(name),
     fanout.wait_for_copy(name, interval), fanout.wait_for(text, interval, name),
     fanout.token(), fanout.wait_for_followers(integer, text, interval) TO PUBLIC;
-GRANT EXECUTE ON FUNCTION fanout.create_stream(name, name[]), fanout.drop_stream(name, boolean),
+GRANT EXECUTE ON FUNCTION fanout.create_stream(name, name[], boolean), fanout.drop_stream(name, boolean),
     fanout.drop_follower(name, name), fanout.grant_stream(name, name), fanout.revoke_stream(name, name),
     fanout.streams_state(), fanout.followers_state() TO PUBLIC;
 GRANT EXECUTE ON FUNCTION fanout.history_state(), fanout.staleness_chart(name, integer) TO PUBLIC;

@@ -122,16 +122,18 @@ sub wait_for_catchup
 sub checksums
 {
 	my ($node) = @_;
-	my $tables = $node->safe_psql('postgres', q{
-		SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c
-		JOIN pg_namespace n ON n.oid = c.relnamespace
+	my $query = $node->safe_psql('postgres', q{
+		SELECT string_agg(format('SELECT %L, count(*), sum(hashtextextended(t::text, 0)::numeric) FROM ONLY %I.%I t',
+				n.nspname || '.' || c.relname, n.nspname, c.relname), ' UNION ALL ')
+		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 		WHERE c.relkind = 'r' AND c.relpersistence = 'p'
-		  AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'fanout') ORDER BY 1});
+		  AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'fanout')});
+	return {} if $query eq '';
 	my %sums;
-	for my $table (split /\n/, $tables)
+	for my $line (split /\n/, $node->safe_psql('postgres', $query))
 	{
-		$sums{$table} = $node->safe_psql('postgres', qq{
-			SELECT count(*), sum(hashtextextended(t::text, 0)::numeric) FROM $table t});
+		my ($table, $sum) = $line =~ /^(.*?)\|(.*)$/s;
+		$sums{$table} = $sum;
 	}
 	return \%sums;
 }

@@ -1,0 +1,142 @@
+/*
+ * adapt_statement.c
+ *		A leader's schema statement, made fit to run here.
+ *
+ * A follower runs it in the middle of a transaction and in a server of its own.  So
+ * CONCURRENTLY, which commits inside, is left out, and so are tablespaces; and a
+ * DROP of what is not here is no error, since the result is the same.
+ *
+ * A partition that was detached concurrently keeps its partition constraint as a
+ * check constraint, so it gets one here, too.
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/heap.h"
+#include "commands/tablecmds.h"
+#include "nodes/makefuncs.h"
+#include "nodes/parsenodes.h"
+#include "utils/partcache.h"
+#include "utils/rel.h"
+
+#include "follower/apply_internal.h"
+
+static void
+adapt_constraints(List *nodes)
+{
+	ListCell   *lc;
+
+	foreach(lc, nodes)
+	{
+		if (IsA(lfirst(lc), Constraint))
+			((Constraint *) lfirst(lc))->indexspace = NULL;
+		else if (IsA(lfirst(lc), ColumnDef))
+			adapt_constraints(((ColumnDef *) lfirst(lc))->constraints);
+	}
+}
+
+/* The same that the server adds in the first transaction of DETACH ... CONCURRENTLY. */
+static void
+keep_partition_constraint(const RangeVar *name)
+{
+	Relation	rel = table_openrv(name, AccessExclusiveLock);
+	List	   *qual = RelationGetPartitionQual(rel);
+	Constraint *constraint = makeNode(Constraint);
+
+	constraint->contype = CONSTR_CHECK;
+	constraint->location = -1;
+	constraint->cooked_expr = nodeToString(make_ands_explicit(qual));
+	constraint->initially_valid = true;
+	constraint->skip_validation = true;
+	if (!PartConstraintImpliedByRelConstraint(rel, qual))
+		AddRelationNewConstraints(rel, NIL, list_make1(constraint), false, true, false, NULL);
+	table_close(rel, NoLock);
+	CommandCounterIncrement();
+}
+
+static void
+adapt_detach(AlterTableCmd *cmd)
+{
+	PartitionCmd *partition = castNode(PartitionCmd, cmd->def);
+
+	if (partition->concurrent || cmd->subtype == AT_DetachPartitionFinalize)
+		keep_partition_constraint(partition->name);
+	partition->concurrent = false;
+	cmd->subtype = AT_DetachPartition;
+}
+
+static void
+adapt_create_table(CreateStmt *stmt)
+{
+	stmt->tablespacename = NULL;
+	adapt_constraints(stmt->tableElts);
+	adapt_constraints(stmt->constraints);
+}
+
+/* Returns false when nothing is left of it. */
+static bool
+adapt_alter_table(AlterTableStmt *stmt)
+{
+	ListCell   *lc;
+
+	foreach(lc, stmt->cmds)
+	{
+		AlterTableCmd *cmd = lfirst_node(AlterTableCmd, lc);
+
+		switch (cmd->subtype)
+		{
+			case AT_SetTableSpace:
+				stmt->cmds = foreach_delete_current(stmt->cmds, lc);
+				break;
+			case AT_AddColumn:
+			case AT_AddConstraint:
+				adapt_constraints(list_make1(cmd->def));
+				break;
+			case AT_DropConstraint:
+				/* A foreign key of the initial copy may still be to come. */
+				cmd->missing_ok = true;
+				break;
+			case AT_DetachPartition:
+			case AT_DetachPartitionFinalize:
+				adapt_detach(cmd);
+				break;
+			default:
+				break;
+		}
+	}
+	return stmt->cmds != NIL;
+}
+
+/* Change the statement in place; false: there is nothing to run. */
+bool
+adapt_statement(Node *stmt)
+{
+	ListCell   *lc;
+
+	switch (nodeTag(stmt))
+	{
+		case T_IndexStmt:
+			((IndexStmt *) stmt)->concurrent = false;
+			((IndexStmt *) stmt)->tableSpace = NULL;
+			return true;
+		case T_DropStmt:
+			((DropStmt *) stmt)->concurrent = false;
+			((DropStmt *) stmt)->missing_ok = true;
+			return true;
+		case T_CreateStmt:
+			adapt_create_table((CreateStmt *) stmt);
+			return true;
+		case T_CreateTableAsStmt:
+			((CreateTableAsStmt *) stmt)->into->tableSpaceName = NULL;
+			return true;
+		case T_AlterTableStmt:
+			return adapt_alter_table((AlterTableStmt *) stmt);
+		case T_CreateSchemaStmt:
+			foreach(lc, ((CreateSchemaStmt *) stmt)->schemaElts)
+				(void) adapt_statement(lfirst(lc));
+			return true;
+		default:
+			return true;
+	}
+}

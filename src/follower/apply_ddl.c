@@ -1,0 +1,320 @@
+/*
+ * apply_ddl.c
+ *		A schema change of the leader, made here.
+ *
+ * The statement runs within the local transaction, in its place among the row
+ * changes, as the role that ran it on the leader and with the parameters it had there.
+ * The group of transactions ends with the leader's transaction: values of an enum may
+ * not be used before they are committed.
+ *
+ * Schema and data may come from different snapshots of the leader:
+ *
+ *	-	A change that the schema's snapshot sees came with the schema: it is left out.
+ *	-	A change of a table whose rows were copied with a later snapshot finds
+ *		them without the values of the column that it adds: the table is copied
+ *		again.  So it is when the statement's values come out otherwise here.
+ *
+ * While the statement runs, an object access hook tells which relations it makes,
+ * alters and drops, by whatever way.  Afterwards fanout.followed_table is brought
+ * up to date, so that the guard covers a new table at once.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/namespace.h"
+#include "catalog/objectaccess.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_inherits.h"
+#include "catalog/pg_namespace.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "tcop/tcopprot.h"
+#include "tcop/utility.h"
+#include "utils/acl.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+
+#include "follower/apply_internal.h"
+#include "log/statement.h"
+#include "own_tables.h"
+
+static struct
+{
+	FollowedStream *stream;
+	const FollowedRow *row;
+	MemoryContext context;		/* reset with every statement */
+	bool		running;		/* the hook watches */
+	bool		tables_changed; /* relations or schemas came, went or changed */
+	List	   *created;		/* oids of relations */
+	List	   *altered;		/* oids of relations with a new or altered column */
+	bool		copy_scheduled; /* in this local transaction */
+} ddl;
+
+static object_access_hook_type prev_object_access = NULL;
+
+/* ---------- what a statement does ---------- */
+
+static void
+note_relation(ObjectAccessType access, Oid relid, int column)
+{
+	MemoryContext oldcontext = MemoryContextSwitchTo(ddl.context);
+
+	if (access == OAT_POST_CREATE && column == 0)
+		ddl.created = lappend_oid(ddl.created, relid);
+	else if (access != OAT_DROP && column != 0)
+		ddl.altered = list_append_unique_oid(ddl.altered, relid);
+	MemoryContextSwitchTo(oldcontext);
+}
+
+static void
+watch_objects(ObjectAccessType access, Oid class_id, Oid object_id, int sub_id, void *arg)
+{
+	if (prev_object_access)
+		prev_object_access(access, class_id, object_id, sub_id, arg);
+	if (!ddl.running ||
+		(access != OAT_POST_CREATE && access != OAT_POST_ALTER && access != OAT_DROP))
+		return;
+	if (class_id == RelationRelationId || class_id == NamespaceRelationId)
+		ddl.tables_changed = true;
+	if (class_id == RelationRelationId)
+		note_relation(access, object_id, sub_id);
+}
+
+void
+apply_ddl_init(FollowedStream *stream, const FollowedRow *row)
+{
+	if (ddl.context == NULL)
+	{
+		ddl.context = AllocSetContextCreate(TopMemoryContext, "pg_fanout schema change",
+											ALLOCSET_DEFAULT_SIZES);
+		prev_object_access = object_access_hook;
+		object_access_hook = watch_objects;
+	}
+	ddl.stream = stream;
+	ddl.row = row;
+	ddl.copy_scheduled = false;
+}
+
+/* ---------- running it ---------- */
+
+static void
+statement_context(void *arg)
+{
+	const SchemaStatement *statement = arg;
+
+	errcontext("running the leader's statement as role \"%s\": %.*s", statement->role,
+			   pg_mbcliplen(statement->text, strlen(statement->text), 400), statement->text);
+}
+
+static void
+set_parameters(const SchemaStatement *statement)
+{
+	List	   *settings = statement->settings;
+
+	for (int i = 0; i + 1 < list_length(settings); i += 2)
+		(void) set_config_option(list_nth(settings, i), list_nth(settings, i + 1),
+								 PGC_SUSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+}
+
+static Oid
+statement_role(const SchemaStatement *statement)
+{
+	Oid			role = get_role_oid(statement->role, true);
+
+	if (!OidIsValid(role))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("role \"%s\" does not exist on this follower", statement->role),
+				 errdetail("A schema change of the leader was made by that role."),
+				 errhint("Create the role here; the stream then goes on by itself.")));
+	return role;
+}
+
+/* The table that an ALTER TABLE is about, and what inherits from it. */
+static List *
+altered_tree(Node *stmt)
+{
+	Oid			relid;
+
+	if (!IsA(stmt, AlterTableStmt))
+		return NIL;
+	relid = RangeVarGetRelid(((AlterTableStmt *) stmt)->relation, NoLock, true);
+	return OidIsValid(relid) ? find_all_inheritors(relid, NoLock, NULL) : NIL;
+}
+
+/* Returns the tables whose values are not the leader's. */
+static List *
+run_planned(const SchemaStatement *statement, PlannedStmt *planned)
+{
+	List	   *differing = NIL;
+
+	if (planned->utilityStmt == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROTOCOL_VIOLATION),
+				 errmsg("the leader sent a statement that is no schema change")));
+	if ((statement->flags & STATEMENT_VALUES_DIFFER) != 0)
+		differing = altered_tree(planned->utilityStmt);
+	if (!adapt_statement(planned->utilityStmt))
+		return NIL;
+	ProcessUtility(planned, statement->text, false, PROCESS_UTILITY_QUERY, NULL, NULL,
+				   None_Receiver, NULL);
+	CommandCounterIncrement();
+	return differing;
+}
+
+static List *
+run_text(const SchemaStatement *statement)
+{
+	List	   *differing = NIL;
+	ListCell   *lc;
+
+	foreach(lc, pg_parse_query(statement->text))
+	{
+		List	   *queries = pg_analyze_and_rewrite_fixedparams(lfirst_node(RawStmt, lc),
+																 statement->text, NULL, 0, NULL);
+		ListCell   *lc2;
+
+		foreach(lc2, pg_plan_queries(queries, statement->text, 0, NULL))
+			differing = list_concat(differing,
+									run_planned(statement, lfirst_node(PlannedStmt, lc2)));
+	}
+	return differing;
+}
+
+/* An error ends the worker, which restores everything. */
+static List *
+run_statement(SchemaStatement *statement)
+{
+	ErrorContextCallback callback = {error_context_stack, statement_context, statement};
+	Oid			user;
+	int			sec_context;
+	int			nestlevel;
+	List	   *differing;
+
+	error_context_stack = &callback;
+	GetUserIdAndSecContext(&user, &sec_context);
+	nestlevel = NewGUCNestLevel();
+	set_parameters(statement);
+	SetUserIdAndSecContext(statement_role(statement), sec_context | SECURITY_LOCAL_USERID_CHANGE);
+
+	ddl.running = true;
+	differing = run_text(statement);
+	ddl.running = false;
+
+	SetUserIdAndSecContext(user, sec_context);
+	AtEOXact_GUC(true, nestlevel);
+	error_context_stack = callback.previous;
+	return differing;
+}
+
+/* ---------- afterwards ---------- */
+
+/* With the stream's id as $1 and the new relations as $2. */
+static void
+change_followed_tables(const char *query, int nargs)
+{
+	Oid			types[] = {INT4OID, OIDARRAYOID};
+	Datum		values[] = {Int32GetDatum(ddl.row->id), oid_array_datum(ddl.created)};
+
+	if (SPI_execute_with_args(query, nargs, types, values, NULL, false, 0) < 0)
+		elog(ERROR, "could not write fanout.followed_table");
+}
+
+/* Tables that are gone lose their row, renamed ones have the new name, new ones get one. */
+static void
+update_followed_tables(void)
+{
+	OwnTables	state;
+
+	own_tables_begin(&state);
+	change_followed_tables("DELETE FROM fanout.followed_table t WHERE t.followed_id = $1"
+						   " AND NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = t.relid)", 1);
+	change_followed_tables("UPDATE fanout.followed_table t"
+						   " SET nspname = n.nspname, relname = c.relname"
+						   " FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+						   " WHERE t.followed_id = $1 AND c.oid = t.relid"
+						   " AND (t.nspname <> n.nspname OR t.relname <> c.relname)", 1);
+	change_followed_tables("INSERT INTO fanout.followed_table"
+						   " (followed_id, relid, nspname, relname, state)"
+						   " SELECT $1, c.oid, n.nspname, c.relname, 'c'"
+						   " FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+						   " WHERE c.oid = ANY ($2) AND c.relkind = 'r' AND c.relpersistence = 'p'"
+						   " ON CONFLICT DO NOTHING", 2);
+	own_tables_end(&state);
+	followed_tables_changed();
+	relation_map_reload();
+}
+
+/* A table that is still pending is one that had another name when it was to be copied. */
+static void
+schedule_copies(List *differing, const LogTxn *txn)
+{
+	List	   *relids = ddl.tables_changed ? relation_map_pending() : NIL;
+	ListCell   *lc;
+
+	foreach(lc, differing)
+	{
+		if (relation_is_followed(lfirst_oid(lc)))
+			relids = list_append_unique_oid(relids, lfirst_oid(lc));
+	}
+	foreach(lc, ddl.altered)
+	{
+		if (relation_copied_after(lfirst_oid(lc), txn))
+			relids = list_append_unique_oid(relids, lfirst_oid(lc));
+	}
+	if (relids == NIL)
+		return;
+	foreach(lc, relids)
+		schedule_copy(ddl.row->id, lfirst_oid(lc));
+	relation_map_reload();
+	ddl.copy_scheduled = true;
+}
+
+/* ---------- from the applier ---------- */
+
+/* Did the change come with the schema? */
+static bool
+came_with_schema(const LogTxn *txn)
+{
+	return ddl.row->schema_snapshot != NULL && txn->commit_lsn < ddl.row->schema_until &&
+		snapshot_sees(ddl.row->schema_snapshot, txn->xid);
+}
+
+/* Returns false when there was nothing to do. */
+bool
+apply_statement(const Change *change, const LogTxn *txn)
+{
+	MemoryContext oldcontext;
+	List	   *differing;
+
+	if (came_with_schema(txn))
+		return false;
+	/* It needs the tables to itself. */
+	group_close_relations();
+	MemoryContextReset(ddl.context);
+	ddl.created = NIL;
+	ddl.altered = NIL;
+	ddl.tables_changed = false;
+
+	oldcontext = MemoryContextSwitchTo(ddl.context);
+	differing = run_statement(statement_decode(change->statement, change->statement_len));
+	/* A table that was not logged until now has no row yet. */
+	ddl.created = list_concat(ddl.created, differing);
+	if (ddl.tables_changed || differing != NIL)
+		update_followed_tables();
+	schedule_copies(differing, txn);
+	MemoryContextSwitchTo(oldcontext);
+	return true;
+}
+
+/* The local transaction is committed: the worker has to look for tables to copy. */
+void
+apply_ddl_committed(void)
+{
+	if (!ddl.copy_scheduled)
+		return;
+	ddl.copy_scheduled = false;
+	pg_atomic_write_u32(&ddl.stream->reread, 1);
+}

@@ -1,0 +1,40 @@
+/*
+ * statement.h
+ *		A schema change as the change log carries it: a statement's text and what
+ *		gives the text its meaning.
+ */
+#ifndef FANOUT_STATEMENT_H
+#define FANOUT_STATEMENT_H
+
+#include "pg_fanout.h"
+
+#include "lib/stringinfo.h"
+#include "nodes/pg_list.h"
+
+/*
+ * The statement is an ALTER TABLE that computes values which may come out
+ * otherwise elsewhere: the table has to be copied again after it.
+ */
+#define STATEMENT_VALUES_DIFFER	0x01
+
+/*
+ * The statement runs an extension's script.  What that writes to tables, up to the
+ * row with STATEMENT_SCRIPT_END (which has no text), is not in the log.
+ */
+#define STATEMENT_SCRIPT		0x02
+#define STATEMENT_SCRIPT_END	0x04
+
+typedef struct SchemaStatement
+{
+	uint8		flags;			/* STATEMENT_... */
+	char	   *role;			/* who ran it */
+	List	   *settings;		/* of char *: name, value, name, value... */
+	char	   *text;
+} SchemaStatement;
+
+extern void statement_encode(StringInfo buf, const SchemaStatement *statement);
+
+/* Decode into the current memory context; fails with ERRCODE_DATA_CORRUPTED. */
+extern SchemaStatement *statement_decode(const char *data, Size len);
+
+#endif							/* FANOUT_STATEMENT_H */
