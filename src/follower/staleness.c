@@ -113,6 +113,8 @@ static void
 put_positions(FollowedStream *stream, Datum *values, bool *nulls)
 {
 	PositionsCopy positions;
+	/* The clock is read first: whatever comes in between makes as_of older, never newer. */
+	TimestampTz now = GetCurrentTimestamp();
 	int64		staleness = positions_staleness(stream, query_snapshot());
 	char	   *error = palloc(FANOUT_ERROR_LEN);
 	TimestampTz error_at;
@@ -125,7 +127,7 @@ put_positions(FollowedStream *stream, Datum *values, bool *nulls)
 
 	values[3] = CStringGetTextDatum(follow_state_name(positions.state));
 	values[4] = interval_datum(staleness);
-	values[5] = TimestampTzGetDatum(GetCurrentTimestamp() - staleness);
+	values[5] = TimestampTzGetDatum(now - staleness);
 	nulls[4] = nulls[5] = staleness < 0;
 	put_lsn(values, nulls, 6, positions.applied_lsn);
 	put_lsn(values, nulls, 7, positions.received_lsn);
