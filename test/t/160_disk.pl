@@ -97,9 +97,9 @@ $leader->safe_psql('postgres', q{ALTER SYSTEM RESET fanout.max_retention; SELECT
 # A follower's disk.
 mkdir "$disks[1]/space" or die $!;
 $far->safe_psql('postgres', "CREATE TABLESPACE small LOCATION '$disks[1]/space'");
-my $table = 'CREATE TABLE u (id serial PRIMARY KEY, v text)';
-$_->safe_psql('postgres', $table) for $leader, $near;
-$far->safe_psql('postgres', "$table TABLESPACE small");
+$leader->safe_psql('postgres', 'CREATE TABLE u (id serial PRIMARY KEY, v text)');
+wait_for_catchup($leader, $far);
+$far->safe_psql('postgres', 'SET fanout.guard = off; ALTER TABLE u SET TABLESPACE small');
 $leader->safe_psql('postgres', q{INSERT INTO u (v) VALUES ('one')});
 all_equal('with a table on a small disk');
 system("head -c 30000000 /dev/zero > $disks[1]/filler 2>/dev/null");
