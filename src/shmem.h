@@ -132,8 +132,7 @@ typedef struct Registration
 	XLogRecPtr	durable_lsn;	/* needs the log from here on */
 	XLogRecPtr	saved_lsn;		/* durable_lsn in the registry file: the log is kept from here on */
 	uint64		applied_seq;	/* LogTxn.seq of the last applied transaction */
-	int64		staleness_us;	/* as the follower last reported it, -1: unknown */
-	int64		staleness_at;	/* fanout_boottime_us() of that report */
+	int64		proven_at;		/* fanout_boottime_us() of the newest question that was proven; 0: unknown */
 	TimestampTz connected_at;
 	TimestampTz last_seen_at;
 } Registration;

@@ -156,7 +156,7 @@ report_status(Receiver *receiver, int64 now)
 	status.applied_lsn = positions.applied_lsn;
 	status.durable_lsn = durable;
 	status.applied_seq = positions.applied_seq;
-	status.staleness_us = positions_staleness(receiver->stream, NULL);
+	status.proven = receiver->proven;
 	message_put_status(&receiver->out, &status);
 	send_message(receiver);
 	receiver->reported_at = now;

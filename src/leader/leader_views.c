@@ -243,13 +243,14 @@ retained_bytes(const Registration *follower, const LeaderPosition *leader)
 	return Min(distance(leader->end.lsn, follower->durable_lsn), (int64) leader->log_bytes);
 }
 
-/* As last reported, and grown older since; -1: unknown. */
+/*
+ * What was acknowledged here before a question came is on the follower when the question is
+ * proven: no clock but our own, and no time on the wire, counts.  -1: unknown.
+ */
 static int64
 current_staleness(const Registration *follower)
 {
-	if (follower->staleness_us < 0 || follower->staleness_at == 0)
-		return -1;
-	return follower->staleness_us + (fanout_boottime_us() - follower->staleness_at);
+	return follower->proven_at == 0 ? -1 : fanout_boottime_us() - follower->proven_at;
 }
 
 static void

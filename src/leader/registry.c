@@ -90,8 +90,7 @@ fill_entry(Registration *registration, const LeaderStream *stream, const Registr
 	registration->durable_lsn = entry->durable_lsn;
 	registration->saved_lsn = entry->durable_lsn;
 	registration->applied_seq = entry->applied_seq;
-	registration->staleness_us = -1;
-	registration->staleness_at = 0;
+	registration->proven_at = 0;
 	registration->last_seen_at = entry->last_seen_at;
 	SpinLockRelease(&registration->mutex);
 }

@@ -8,6 +8,9 @@
 #include "leader/leader.h"
 #include "wire/message.h"
 
+/* Of so many questions it is remembered when they came; a power of two. */
+#define SENDER_QUESTIONS	128
+
 typedef struct Sender
 {
 	NameData	stream_name;
@@ -23,6 +26,8 @@ typedef struct Sender
 	XLogRecPtr	progress_lsn;	/* as last told by MSG_PROGRESS */
 	bool		answer_due;
 	AnswerMessage answer;
+	int64		questions_came[SENDER_QUESTIONS];	/* fanout_boottime_us(), by number */
+	uint64		newest_question;
 	bool		may_have_input; /* bytes of the follower may have arrived */
 	bool		done;			/* the follower sent CopyDone */
 	TimestampTz ticked_at;
@@ -39,6 +44,9 @@ extern void sender_connection_lost(const Sender *sender) pg_attribute_noreturn()
 
 /* sender_input.c: handle whatever the follower has sent. */
 extern void sender_receive(Sender *sender);
+
+/* When did the question of that number come?  0: not known, or there was none. */
+extern int64 sender_question_came(const Sender *sender, uint64 question);
 
 /* ---------- sender_entry.c: the sender's follower in the registry ---------- */
 

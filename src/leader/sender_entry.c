@@ -249,7 +249,7 @@ sender_note_status(Sender *sender, const StatusMessage *status)
 {
 	Registration *registration = sender->registration;
 	TimestampTz now = GetCurrentTimestamp();
-	int64		boot_us = fanout_boottime_us();
+	int64		proven_at = sender_question_came(sender, status->proven);
 	bool		applied = false;
 
 	SpinLockAcquire(&registration->mutex);
@@ -263,8 +263,8 @@ sender_note_status(Sender *sender, const StatusMessage *status)
 		}
 		if (status->durable_lsn > registration->durable_lsn)
 			registration->durable_lsn = status->durable_lsn;
-		registration->staleness_us = status->staleness_us;
-		registration->staleness_at = boot_us;
+		if (proven_at > registration->proven_at)
+			registration->proven_at = proven_at;
 		registration->last_seen_at = now;
 	}
 	SpinLockRelease(&registration->mutex);

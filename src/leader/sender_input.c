@@ -42,6 +42,27 @@ request_flush(Sender *sender, XLogRecPtr wal_end)
 		fanout_wake(decoder);
 }
 
+/* Numbers rise by one; a follower that skips some is not believed those between. */
+static void
+note_question(Sender *sender, uint64 number)
+{
+	if (number <= sender->newest_question)
+		return;
+	if (number != sender->newest_question + 1)
+		memset(sender->questions_came, 0, sizeof(sender->questions_came));
+	sender->newest_question = number;
+	sender->questions_came[number % SENDER_QUESTIONS] = fanout_boottime_us();
+}
+
+int64
+sender_question_came(const Sender *sender, uint64 question)
+{
+	if (question == 0 || question > sender->newest_question ||
+		sender->newest_question - question >= SENDER_QUESTIONS)
+		return 0;
+	return sender->questions_came[question % SENDER_QUESTIONS];
+}
+
 /* Only the newest question is answered, when the output buffer is empty next. */
 static void
 receive_question(Sender *sender, const char *data, Size len)
@@ -49,6 +70,7 @@ receive_question(Sender *sender, const char *data, Size len)
 	QuestionMessage question;
 
 	message_get_question(data, len, &question);
+	note_question(sender, question.question);
 	sender->answer.question = question.question;
 	sender->answer.wal_end = GetXLogInsertEndRecPtr();
 	sender->answer_due = true;

@@ -43,7 +43,7 @@ message_put_status(StringInfo buf, const StatusMessage *msg)
 	pq_sendint64(buf, msg->applied_lsn);
 	pq_sendint64(buf, msg->durable_lsn);
 	pq_sendint64(buf, msg->applied_seq);
-	pq_sendint64(buf, msg->staleness_us);
+	pq_sendint64(buf, msg->proven);
 }
 
 /* Bytes of somebody else as a StringInfo to read from. */
@@ -97,6 +97,6 @@ message_get_status(const char *data, Size len, StatusMessage *msg)
 	msg->applied_lsn = pq_getmsgint64(&buf);
 	msg->durable_lsn = pq_getmsgint64(&buf);
 	msg->applied_seq = pq_getmsgint64(&buf);
-	msg->staleness_us = pq_getmsgint64(&buf);
+	msg->proven = pq_getmsgint64(&buf);
 	pq_getmsgend(&buf);
 }

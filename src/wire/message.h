@@ -60,7 +60,7 @@ typedef struct StatusMessage
 	XLogRecPtr	applied_lsn;
 	XLogRecPtr	durable_lsn;
 	uint64		applied_seq;
-	int64		staleness_us;	/* -1: unknown */
+	uint64		proven;			/* newest question whose proof is complete; 0: none */
 } StatusMessage;
 
 /* Append a message, type byte included. */
