@@ -33,6 +33,7 @@
 #include "utils/ps_status.h"
 #include "utils/syscache.h"
 
+#include "compat.h"
 #include "follower/history.h"
 #include "launcher.h"
 #include "shmem.h"
@@ -344,7 +345,7 @@ launcher_init(void)
 
 	before_shmem_exit(launcher_gone, (Datum) 0);
 	SpinLockAcquire(&Fanout->mutex);
-	Fanout->launcher_procno = MyProc->pgprocno;
+	Fanout->launcher_procno = GetNumberFromPGProc(MyProc);
 	SpinLockRelease(&Fanout->mutex);
 
 	launches = hash_create("pg_fanout launches", 16, &ctl, HASH_ELEM | HASH_BLOBS);

@@ -14,6 +14,7 @@
 #include "storage/proc.h"
 #include "storage/shmem.h"
 
+#include "compat.h"
 #include "follower/history.h"
 #include "hints.h"
 #include "shmem.h"
@@ -428,7 +429,7 @@ worker_info_started(slock_t *mutex, WorkerInfo *info)
 {
 	SpinLockAcquire(mutex);
 	info->pid = MyProcPid;
-	info->procno = MyProc->pgprocno;
+	info->procno = GetNumberFromPGProc(MyProc);
 	SpinLockRelease(mutex);
 }
 

@@ -28,8 +28,8 @@ leader_identity_here(void)
 void
 token_format(char *buf, const LeaderIdentity *leader, XLogRecPtr lsn)
 {
-	snprintf(buf, TOKEN_LEN, "%" INT64_MODIFIER "X.%X.%X/%X",
-			 leader->system_identifier, leader->dboid, LSN_FORMAT_ARGS(lsn));
+	snprintf(buf, TOKEN_LEN, "%llX.%X.%X/%X",
+			 (unsigned long long) leader->system_identifier, leader->dboid, LSN_FORMAT_ARGS(lsn));
 }
 
 /* Parse hexadecimal digits, at most max of them, up to the terminator. */

@@ -19,6 +19,7 @@
 #include "rewrite/rewriteHandler.h"
 #include "utils/rel.h"
 
+#include "compat.h"
 #include "follower/apply_internal.h"
 #include "follower/local_table.h"
 
@@ -111,7 +112,7 @@ open_relation(ApplyRelation *relation)
 	rte->relid = relation->relid;
 	rte->relkind = relation->rel->rd_rel->relkind;
 	rte->rellockmode = AccessShareLock;
-	ExecInitRangeTable(estate, lappend(list_copy(estate->es_range_table), rte));
+	fanout_add_to_range_table(estate, rte);
 
 	relation->result = makeNode(ResultRelInfo);
 	InitResultRelInfo(relation->result, relation->rel, list_length(estate->es_range_table),

@@ -119,11 +119,14 @@ extern TupleTableSlot *row_inserted(ApplyRelation *relation, const ColumnValue *
 extern TupleTableSlot *row_updated(ApplyRelation *relation, const ColumnValue *row);
 extern TupleTableSlot *row_searched(ApplyRelation *relation, const Change *change);
 extern bool row_find(ApplyRelation *relation, const Change *change);	/* into found_slot */
-extern void row_not_found(const ApplyRelation *relation, const Change *change) pg_attribute_noreturn();
+pg_noreturn extern void row_not_found(const ApplyRelation *relation, const Change *change);
 extern void row_insert(ApplyRelation *relation, TupleTableSlot *row);
 extern void row_update(ApplyRelation *relation, TupleTableSlot *row);	/* of found_slot */
 extern void row_delete(ApplyRelation *relation);
 extern void row_clear(ApplyRelation *relation);
+
+/* apply_index.c: the row with search_slot's key, locked, into found_slot */
+extern bool find_by_index(ApplyRelation *relation);
 
 /* apply_partition.c: changes of a partitioned table */
 extern void partitions_open(ApplyRelation *root);

@@ -21,6 +21,7 @@
 #include "utils/typcache.h"
 #include "utils/snapmgr.h"
 
+#include "compat.h"
 #include "follower/apply_internal.h"
 
 /* ---------- rows to slots ---------- */
@@ -154,12 +155,9 @@ bool
 row_find(ApplyRelation *relation, const Change *change)
 {
 	const ColumnValue *row = change->oldkind != OLD_NONE ? change->oldrow : change->newrow;
-	TupleTableSlot *slot = row_searched(relation, change);
 
-	if (!OidIsValid(relation->find_index))
-		return find_by_scan(relation, row);
-	return RelationFindReplTupleByIndex(relation->rel, relation->find_index,
-										LockTupleExclusive, slot, relation->found_slot);
+	(void) row_searched(relation, change);
+	return OidIsValid(relation->find_index) ? find_by_index(relation) : find_by_scan(relation, row);
 }
 
 void
@@ -187,7 +185,7 @@ row_update(ApplyRelation *relation, TupleTableSlot *row)
 	EState	   *estate = group_estate();
 	EPQState	epqstate;
 
-	EvalPlanQualInit(&epqstate, estate, NULL, NIL, -1);
+	fanout_eval_plan_qual_init(&epqstate, estate);
 	ExecSimpleRelationUpdate(relation->result, estate, &epqstate, relation->found_slot, row);
 	EvalPlanQualEnd(&epqstate);
 }
@@ -198,7 +196,7 @@ row_delete(ApplyRelation *relation)
 	EState	   *estate = group_estate();
 	EPQState	epqstate;
 
-	EvalPlanQualInit(&epqstate, estate, NULL, NIL, -1);
+	fanout_eval_plan_qual_init(&epqstate, estate);
 	ExecSimpleRelationDelete(relation->result, estate, &epqstate, relation->found_slot);
 	EvalPlanQualEnd(&epqstate);
 }

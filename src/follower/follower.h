@@ -16,6 +16,7 @@
 #include "nodes/pg_list.h"
 #include "replication/origin.h"
 
+#include "compat.h"
 #include "log/change.h"
 #include "log/log.h"
 #include "shmem.h"
@@ -108,7 +109,7 @@ extern PGresult *leader_query_finish(PGconn *conn);
 extern char *leader_query_value(PGconn *conn, const char *query, int nparams,
 								const char *const *params);
 /* Fail with what res says, in the words of the leader; res is cleared. */
-extern void leader_raise(PGconn *conn, PGresult *res) pg_attribute_noreturn();
+pg_noreturn extern void leader_raise(PGconn *conn, PGresult *res);
 extern void leader_disconnect(PGconn *conn);
 
 /* The connection string without its password and other secrets, palloc'd. */

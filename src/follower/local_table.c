@@ -176,7 +176,7 @@ truncate_as(Oid owner, List *rels, bool restart_sequences)
 			logged = lappend_oid(logged, RelationGetRelid(rel));
 	}
 	local_table_become(owner, &former);
-	ExecuteTruncateGuts(rels, relids, logged, DROP_RESTRICT, restart_sequences);
+	fanout_truncate(rels, relids, logged, restart_sequences);
 	local_table_become_former(&former);
 }
 

@@ -24,6 +24,7 @@
 #include "utils/rel.h"
 #include "utils/relcache.h"
 
+#include "compat.h"
 #include "follower/apply_internal.h"
 #include "follower/local_table.h"
 
@@ -190,7 +191,7 @@ static Oid
 choose_index(const ApplyRelation *relation, Relation rel)
 {
 	Oid			identity = RelationGetReplicaIndex(rel);
-	Oid			primary = RelationGetPrimaryKeyIndex(rel);
+	Oid			primary = fanout_primary_key_index(rel);
 	ListCell   *lc;
 
 	if (OidIsValid(identity) && index_is_usable(relation, identity))

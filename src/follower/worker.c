@@ -158,7 +158,7 @@ setup_origin(const FollowedRow *row)
 	node = replorigin_by_name(name, true);
 	if (node == InvalidRepOriginId)
 		node = replorigin_create(name);
-	replorigin_session_setup(node);
+	fanout_origin_session_setup(node);
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(worker_context);
 	replorigin_session_origin = node;

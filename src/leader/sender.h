@@ -5,6 +5,7 @@
 #ifndef FANOUT_SENDER_H
 #define FANOUT_SENDER_H
 
+#include "compat.h"
 #include "leader/leader.h"
 #include "wire/message.h"
 
@@ -40,7 +41,7 @@ typedef struct Sender
 /* sender.c: ERROR, or FATAL when an error's report could block. */
 extern int	sender_error_level(void);
 extern void sender_check_interrupts(void);
-extern void sender_connection_lost(const Sender *sender) pg_attribute_noreturn();
+pg_noreturn extern void sender_connection_lost(const Sender *sender);
 
 /* sender_input.c: handle whatever the follower has sent. */
 extern void sender_receive(Sender *sender);
@@ -65,7 +66,7 @@ extern void sender_detach(Sender *sender);
 extern void sender_check_entry(Sender *sender);
 
 /* Mark the follower as lost and fail with FANOUT_ERRCODE_LOST. */
-extern void sender_lost(Sender *sender) pg_attribute_noreturn();
+pg_noreturn extern void sender_lost(Sender *sender);
 
 /* Note in the entry what was sent, or what the follower reported. */
 extern void sender_note_sent(Sender *sender);

@@ -23,6 +23,7 @@
 #include "storage/proc.h"
 #include "utils/uuid.h"
 
+#include "compat.h"
 #include "leader/leader.h"
 #include "leader/sender.h"
 
@@ -56,7 +57,7 @@ take_entry(Sender *sender, Registration *registration, const char *client_addr,
 		   TimestampTz now)
 {
 	registration->sender_pid = MyProcPid;
-	registration->sender_procno = MyProc->pgprocno;
+	registration->sender_procno = GetNumberFromPGProc(MyProc);
 	strlcpy(registration->client_addr, client_addr, sizeof(registration->client_addr));
 	registration->connected_at = now;
 	registration->last_seen_at = now;

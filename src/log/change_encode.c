@@ -28,6 +28,7 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 
+#include "compat.h"
 #include "log/bytes.h"
 #include "log/change.h"
 #include "log/row_format.h"

@@ -32,6 +32,7 @@
 #ifndef FANOUT_SEGMENT_H
 #define FANOUT_SEGMENT_H
 
+#include "compat.h"
 #include "log/format.h"
 
 #include "nodes/pg_list.h"
@@ -66,7 +67,7 @@ extern const char *segment_read_header(File file, const char *path, SegmentHeade
 extern bool identity_equal(const LogIdentity *a, const LogIdentity *b);
 
 /* Fail: a segment that a reader needs is gone. */
-extern void segment_removed(const char *path) pg_attribute_noreturn();
+pg_noreturn extern void segment_removed(const char *path);
 
 /* ---------- the order of frames ---------- */
 
