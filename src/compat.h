@@ -45,6 +45,17 @@
 	build_attrmap_by_name_if_req((indesc), (outdesc))
 #endif
 
+#include "executor/executor.h"
+
+/* 16 tells summarizing indexes from others. */
+#if PG_VERSION_NUM >= 160000
+#define fanout_insert_index_entries(result, slot, estate) \
+	ExecInsertIndexTuples((result), (slot), (estate), false, false, NULL, NIL, false)
+#else
+#define fanout_insert_index_entries(result, slot, estate) \
+	ExecInsertIndexTuples((result), (slot), (estate), false, false, NULL, NIL)
+#endif
+
 /* 16 keeps the reason why a slot was invalidated instead of a position. */
 #if PG_VERSION_NUM >= 160000
 #define fanout_slot_invalidated(slot) ((slot)->data.invalidated != RS_INVAL_NONE)

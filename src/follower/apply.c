@@ -109,9 +109,8 @@ begin_group(void)
 	applier.transactions = 0;
 }
 
-/* The next change must see what the last one did. */
-static void
-next_command(void)
+void
+apply_next_command(void)
 {
 	CommandCounterIncrement();
 	UpdateActiveSnapshotCommandId();
@@ -178,9 +177,16 @@ report_changes(void)
 void
 apply_commit_group(void)
 {
+	ErrorContextCallback callback = {
+		.previous = error_context_stack,
+		.callback = apply_error_context,
+	};
+
 	if (!applier.in_group || applier.in_txn)
 		return;
+	error_context_stack = &callback;
 	group_close_relations();
+	error_context_stack = callback.previous;
 	commit_local();
 	applier.in_group = false;
 	applier.applied_lsn = applier.last.end_lsn;
@@ -196,33 +202,71 @@ apply_commit_group(void)
 
 /* ---------- frames ---------- */
 
+/* Open the table as its owner, whose code its defaults are. */
 static void
-apply_change(const Change *change)
+open_table(ApplyRelation *relation)
 {
-	ApplyRelation *relation;
 	FormerUser	former;
 
-	applier.changes++;
-	apply_position.change = change;
+	if (relation->rel != NULL)
+		return;
+	local_table_become(relation->owner, &former);
+	(void) group_open(relation->leader_relid);
+	local_table_become_former(&former);
+}
+
+/* Apply a change behind what was collected and must come before it. */
+static void
+apply_at_once(ApplyRelation *relation, const Change *change)
+{
+	FormerUser	former;
+
+	if (relation->batch != NULL)
+		batch_flush(relation);
+	else
+		batch_flush_all();
+	local_table_become(relation->owner, &former);
+	apply_row_change(relation, change);
+	local_table_become_former(&former);
+	apply_next_command();
+}
+
+/* What is not a change of a row comes after all that was collected before it. */
+static void
+apply_other(const Change *change)
+{
+	batch_flush_all();
 	if (change->op == CHANGE_TRUNCATE)
 		apply_truncate(change, &apply_position.txn);
 	else if (change->op == CHANGE_SEQUENCE)
 		sequence_set(&change->sequence);
-	else if (change->op == CHANGE_STATEMENT)
-		applier.ends_group |= apply_statement(change, &apply_position.txn);
 	else
+		applier.ends_group |= apply_statement(change, &apply_position.txn);
+	apply_next_command();
+}
+
+static void
+apply_change(const Change *change)
+{
+	ApplyRelation *relation;
+
+	applier.changes++;
+	apply_position.change = change;
+	if (change->op == CHANGE_TRUNCATE || change->op == CHANGE_SEQUENCE ||
+		change->op == CHANGE_STATEMENT)
 	{
-		apply_position.relation = NULL;
-		relation = relation_map_get(change->relid);
-		apply_position.relation = relation;
-		if (!relation_wants(relation, &apply_position.txn))
-			return;
-		local_table_become(relation->owner, &former);
-		apply_row_change(group_open(change->relid), change);
-		local_table_become_former(&former);
-		apply_count(relation);
+		apply_other(change);
+		return;
 	}
-	next_command();
+	apply_position.relation = NULL;
+	relation = relation_map_get(change->relid);
+	apply_position.relation = relation;
+	if (!relation_wants(relation, &apply_position.txn))
+		return;
+	open_table(relation);
+	if (!batch_add(relation, change))
+		apply_at_once(relation, change);
+	apply_count(relation);
 }
 
 static void

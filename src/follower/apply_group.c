@@ -12,6 +12,7 @@
 #include "access/table.h"
 #include "access/tableam.h"
 #include "catalog/pg_class.h"
+#include "commands/trigger.h"
 #include "executor/executor.h"
 #include "nodes/makefuncs.h"
 #include "optimizer/optimizer.h"
@@ -99,6 +100,20 @@ group_put_defaults(ApplyRelation *relation, TupleTableSlot *slot)
 	}
 }
 
+/* The worker's session_replication_role is "replica". */
+static bool
+has_active_triggers(Relation rel)
+{
+	for (int i = 0; rel->trigdesc != NULL && i < rel->trigdesc->numtriggers; i++)
+	{
+		char		enabled = rel->trigdesc->triggers[i].tgenabled;
+
+		if (enabled == TRIGGER_FIRES_ALWAYS || enabled == TRIGGER_FIRES_ON_REPLICA)
+			return true;
+	}
+	return false;
+}
+
 static void
 open_relation(ApplyRelation *relation)
 {
@@ -127,6 +142,9 @@ open_relation(ApplyRelation *relation)
 												  table_slot_callbacks(relation->rel));
 	relation->defaults = prepare_defaults(relation);
 	local_table_fire_deferred(relation->rel);
+	relation->triggers = has_active_triggers(relation->rel);
+	relation->find = NULL;
+	relation->insert_slots = NULL;
 	open_relations = lappend(open_relations, relation);
 	if (rte->relkind == RELKIND_PARTITIONED_TABLE)
 		partitions_open(relation);
@@ -158,6 +176,7 @@ group_open(Oid leader_relid)
 		return relation;
 	oldcontext = MemoryContextSwitchTo(group_estate()->es_query_cxt);
 	open_relation(relation);
+	batch_open(relation);
 	MemoryContextSwitchTo(oldcontext);
 	return relation;
 }
@@ -169,12 +188,14 @@ group_close_relations(void)
 
 	if (estate == NULL)
 		return;
+	batch_flush_all();
 	foreach(lc, open_relations)
 	{
 		ApplyRelation *relation = lfirst(lc);
 
 		if (relation->partitions != NULL)
 			partitions_close(relation);
+		find_end(relation);
 		ExecCloseIndices(relation->result);
 		table_close(relation->rel, NoLock);
 		relation->rel = NULL;

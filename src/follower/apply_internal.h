@@ -29,6 +29,10 @@ typedef struct ColumnInput
 /* The open partitions of a local table (apply_partition.c). */
 typedef struct Partitions Partitions;
 
+/* The scan by which rows are found (apply_find.c), and changes to come (apply_batch.c). */
+typedef struct FindScan FindScan;
+typedef struct Batch Batch;
+
 /* A relation of the leader and the local table that it is applied to. */
 typedef struct ApplyRelation
 {
@@ -62,6 +66,10 @@ typedef struct ApplyRelation
 	TupleTableSlot *found_slot;
 	List	   *defaults;		/* of DefaultColumn */
 	Partitions *partitions;		/* NULL: not partitioned */
+	FindScan   *find;			/* NULL: nothing was looked for yet */
+	Batch	   *batch;			/* NULL: changes are applied one by one */
+	bool		triggers;		/* some fire for what is replicated */
+	TupleTableSlot **insert_slots;	/* of apply_insert.c */
 } ApplyRelation;
 
 /* What is being applied, for error messages. */
@@ -111,10 +119,14 @@ extern Datum column_input_value(ColumnInput *input, const ColumnDesc *column,
 /* apply.c: count a change of the running local transaction. */
 extern void apply_count(ApplyRelation *relation);
 
+/* The next change must see what the last one did. */
+extern void apply_next_command(void);
+
 /* apply_row.c */
 extern void apply_row_change(ApplyRelation *relation, const Change *change);
 
 /* Its steps.  Slots returned are the relation's own. */
+extern void row_put_new(ApplyRelation *relation, const ColumnValue *row, TupleTableSlot *slot);
 extern TupleTableSlot *row_inserted(ApplyRelation *relation, const ColumnValue *row);
 extern TupleTableSlot *row_updated(ApplyRelation *relation, const ColumnValue *row);
 extern TupleTableSlot *row_searched(ApplyRelation *relation, const Change *change);
@@ -125,8 +137,37 @@ extern void row_update(ApplyRelation *relation, TupleTableSlot *row);	/* of foun
 extern void row_delete(ApplyRelation *relation);
 extern void row_clear(ApplyRelation *relation);
 
-/* apply_index.c: the row with search_slot's key, locked, into found_slot */
-extern bool find_by_index(ApplyRelation *relation);
+/* apply_find.c */
+extern bool find_by_index(ApplyRelation *relation, const ColumnValue *row); /* into found_slot */
+extern void find_end(ApplyRelation *relation);
+extern Relation find_open_index(const ApplyRelation *relation);
+extern int	find_sent_column(const ApplyRelation *relation, AttrNumber attnum); /* -1: none */
+
+/* apply_batch.c: changes that are collected first */
+
+/* Nothing is left of the changes of that key. */
+#define BATCH_NOTHING	'-'
+
+/* The net effect of a key's changes, or one INSERT. */
+typedef struct BatchRow
+{
+	char		op;				/* a ChangeOp or BATCH_NOTHING */
+	OldRowKind	oldkind;
+	ColumnValue *oldrow;		/* of the first change */
+	ColumnValue *newrow;		/* of the last one */
+	Size		len;			/* bytes of values */
+	uint64		sort;			/* order of the key */
+	LogTxn		txn;			/* of the first change */
+} BatchRow;
+
+extern void batch_open(ApplyRelation *relation);
+extern bool batch_add(ApplyRelation *relation, const Change *change);
+extern void batch_flush(ApplyRelation *relation);
+extern void batch_flush_all(void);
+extern void batch_note(const ApplyRelation *relation, const BatchRow *row);
+
+/* apply_insert.c */
+extern void insert_rows(ApplyRelation *relation, const BatchRow *rows, int count);
 
 /* apply_partition.c: changes of a partitioned table */
 extern void partitions_open(ApplyRelation *root);

@@ -53,16 +53,32 @@ clear_row(TupleTableSlot *slot)
 }
 
 /* The row as the leader sent it; columns of our own get their defaults. */
-TupleTableSlot *
-row_inserted(ApplyRelation *relation, const ColumnValue *row)
+void
+row_put_new(ApplyRelation *relation, const ColumnValue *row, TupleTableSlot *slot)
 {
-	TupleTableSlot *slot = relation->new_slot;
-
 	clear_row(slot);
 	put_columns(relation, row, slot);
 	group_put_defaults(relation, slot);
 	ExecStoreVirtualTuple(slot);
-	return slot;
+}
+
+TupleTableSlot *
+row_inserted(ApplyRelation *relation, const ColumnValue *row)
+{
+	row_put_new(relation, row, relation->new_slot);
+	return relation->new_slot;
+}
+
+/* Did the leader send all columns of the table? */
+static bool
+is_whole(const ApplyRelation *relation, const ColumnValue *row)
+{
+	for (int i = 0; i < relation->desc->natts; i++)
+	{
+		if (row[i].kind == VALUE_UNCHANGED)
+			return false;
+	}
+	return !relation->has_extra;
 }
 
 /* The found row with what the leader sent. */
@@ -73,6 +89,8 @@ row_updated(ApplyRelation *relation, const ColumnValue *row)
 	TupleTableSlot *found = relation->found_slot;
 	int			natts = slot->tts_tupleDescriptor->natts;
 
+	if (is_whole(relation, row))
+		return row_inserted(relation, row);
 	slot_getallattrs(found);
 	ExecClearTuple(slot);
 	memcpy(slot->tts_values, found->tts_values, natts * sizeof(Datum));
@@ -156,8 +174,10 @@ row_find(ApplyRelation *relation, const Change *change)
 {
 	const ColumnValue *row = change->oldkind != OLD_NONE ? change->oldrow : change->newrow;
 
+	if (OidIsValid(relation->find_index))
+		return find_by_index(relation, row);
 	(void) row_searched(relation, change);
-	return OidIsValid(relation->find_index) ? find_by_index(relation) : find_by_scan(relation, row);
+	return find_by_scan(relation, row);
 }
 
 void
