@@ -45,6 +45,13 @@
 	build_attrmap_by_name_if_req((indesc), (outdesc))
 #endif
 
+/* 18 can have constraints that are not enforced; a node says so unless it is told. */
+#if PG_VERSION_NUM >= 180000
+#define fanout_constraint_enforce(constraint) ((constraint)->is_enforced = true)
+#else
+#define fanout_constraint_enforce(constraint) ((void) 0)
+#endif
+
 #include "executor/executor.h"
 
 /* 16 tells summarizing indexes from others. */

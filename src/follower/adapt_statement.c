@@ -20,6 +20,7 @@
 #include "utils/partcache.h"
 #include "utils/rel.h"
 
+#include "compat.h"
 #include "follower/apply_internal.h"
 
 static void
@@ -49,6 +50,7 @@ keep_partition_constraint(const RangeVar *name)
 	constraint->cooked_expr = nodeToString(make_ands_explicit(qual));
 	constraint->initially_valid = true;
 	constraint->skip_validation = true;
+	fanout_constraint_enforce(constraint);
 	if (!PartConstraintImpliedByRelConstraint(rel, qual))
 		AddRelationNewConstraints(rel, NIL, list_make1(constraint), false, true, false, NULL);
 	table_close(rel, NoLock);
