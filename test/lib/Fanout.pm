@@ -13,7 +13,7 @@ use Test::More;
 use Time::HiRes qw(sleep time);
 
 our @EXPORT = qw(new_server new_leader new_follower follow conninfo wait_for_copy
-  wait_for_catchup wait_until same_data checksums worker_pid client start_client
+  wait_for_catchup wait_until same_data all_equal checksums worker_pid client start_client
   session state_is);
 
 # A running server with the library loaded; settings are lines of postgresql.conf.
@@ -147,6 +147,16 @@ sub same_data
 	{
 		is_deeply(checksums($follower), $expected, "$what: " . $follower->name . ' equals the leader');
 	}
+	return;
+}
+
+# Once they have copied and applied all there is, are they?
+sub all_equal
+{
+	my ($what, $leader, @followers) = @_;
+	wait_for_copy($_) for @followers;
+	wait_for_catchup($leader, @followers);
+	same_data($what, $leader, @followers);
 	return;
 }
 

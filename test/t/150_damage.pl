@@ -45,15 +45,6 @@ sub change_bytes
 
 sub copied_at { return $_[0]->safe_psql('postgres', q{SELECT copied_at FROM fanout.followed_table}); }
 
-sub all_equal
-{
-	my ($what) = @_;
-	wait_for_copy($_) for $near, $far;
-	wait_for_catchup($leader, $near, $far);
-	same_data($what, $leader, $near, $far);
-	return;
-}
-
 # What near has applied it does not lose any more, and the leader knows.
 sub wait_for_durable
 {
@@ -80,7 +71,7 @@ sub damage
 	write_rows(1);
 	$far->safe_psql('postgres', q{SELECT fanout.resume('app')});
 	wait_until("far to copy again after $what", sub { copied_at($far) gt $far_at });
-	all_equal($what);
+	all_equal($what, $leader, $near, $far);
 	is(copied_at($near), $near_at, "$what: who does not need it goes on");
 	like(slurp_file($leader->logfile, $offset), $pattern, "$what: it is in the log");
 	return;
@@ -123,7 +114,7 @@ sub torn
 	$leader->start;
 	write_rows(1);
 	$far->safe_psql('postgres', q{SELECT fanout.resume('app')});
-	all_equal($what);
+	all_equal($what, $leader, $near, $far);
 	is(copied_at($near), $near_at, "$what: what is decoded again continues it");
 	is(copied_at($far), $far_at, "$what: ... for everybody");
 	like(slurp_file($leader->logfile, $offset), $pattern, "$what: it is in the log");
@@ -141,7 +132,7 @@ $leader->stop;
 unlink(segments()) or die $!;
 $leader->start;
 write_rows(1);
-all_equal('no log at all');
+all_equal('no log at all', $leader, $near, $far);
 
 # The file of followers.
 $leader->stop;
@@ -152,7 +143,7 @@ wait_until('the damage to be said', sub { slurp_file($leader->logfile) =~ /the f
 wait_until('the followers to say it', sub { $near->safe_psql('postgres',
 			q{SELECT last_error FROM fanout.staleness}) =~ /is not registered with stream "app"/ });
 $_->safe_psql('postgres', q{SELECT fanout.resync('app')}) for $near, $far;
-all_equal('a damaged registry, and resync');
+all_equal('a damaged registry, and resync', $leader, $near, $far);
 
 unlike(slurp_file($_->logfile), qr/PANIC|terminated by signal/, $_->name . ' did not crash') for $leader, $near, $far;
 $_->stop for $near, $far, $leader;

@@ -41,14 +41,6 @@ sub far_leaves
 	wait_until('far to leave', sub { far_state() eq 'away' });
 	return;
 }
-sub all_equal
-{
-	my ($what) = @_;
-	wait_for_copy($_) for $near, $far;
-	wait_for_catchup($leader, $near, $far);
-	same_data($what, $leader, $near, $far);
-	return;
-}
 # The WAL that the slot still holds.
 sub slot_mb
 {
@@ -65,14 +57,14 @@ like(slurp_file($leader->logfile), qr/takes more than a fifth of the free disk s
 wait_until('the WAL to be let go', sub { slot_mb() < 16 });
 pass('the WAL is let go of');
 $far->safe_psql('postgres', q{SELECT fanout.resume('app')});
-all_equal('after the disk was full');
+all_equal('after the disk was full', $leader, $near, $far);
 
 # More in one transaction than the disk can take.
 $leader->safe_psql('postgres', q{INSERT INTO t (v) SELECT repeat(md5(g::text), 32) FROM generate_series(1, 40000) g});
 write_mb(1);
 wait_until('the WAL to be let go', sub { slot_mb() < 16 });
 pass('a transaction that does not fit holds nothing back for ever');
-all_equal('after a transaction that does not fit');
+all_equal('after a transaction that does not fit', $leader, $near, $far);
 
 # Somebody else takes the disk away, and gives it back.
 my $mb = $leader->safe_psql('postgres', 'SELECT count(*) FROM t');
@@ -80,7 +72,7 @@ system("head -c 30000000 /dev/zero > $disks[0]/filler 2>/dev/null");
 write_mb(3);
 is($leader->safe_psql('postgres', 'SELECT count(*) FROM t') - $mb, 3000, 'commits go on without any space');
 unlink("$disks[0]/filler") or die $!;
-all_equal('after others took the disk');
+all_equal('after others took the disk', $leader, $near, $far);
 
 # fanout.max_retention holds.
 $leader->safe_psql('postgres', q{ALTER SYSTEM SET fanout.max_retention = '4MB'; SELECT pg_reload_conf()});
@@ -91,7 +83,7 @@ wait_until('the log to be small', sub { $leader->safe_psql('postgres',
 			q{SELECT log_bytes <= 6 * 1024 * 1024 FROM fanout.streams}) eq 't' });
 pass('max_retention holds');
 $far->safe_psql('postgres', q{SELECT fanout.resume('app')});
-all_equal('after max_retention');
+all_equal('after max_retention', $leader, $near, $far);
 $leader->safe_psql('postgres', q{ALTER SYSTEM RESET fanout.max_retention; SELECT pg_reload_conf()});
 
 # A follower's disk.
@@ -101,7 +93,7 @@ $leader->safe_psql('postgres', 'CREATE TABLE u (id serial PRIMARY KEY, v text)')
 wait_for_catchup($leader, $far);
 $far->safe_psql('postgres', 'SET fanout.guard = off; ALTER TABLE u SET TABLESPACE small');
 $leader->safe_psql('postgres', q{INSERT INTO u (v) VALUES ('one')});
-all_equal('with a table on a small disk');
+all_equal('with a table on a small disk', $leader, $near, $far);
 system("head -c 30000000 /dev/zero > $disks[1]/filler 2>/dev/null");
 $leader->safe_psql('postgres', q{INSERT INTO u (v) SELECT md5(g::text) FROM generate_series(1, 10000) g});
 wait_until('the error', sub { $far->safe_psql('postgres', 'SELECT last_error FROM fanout.staleness') =~ /No space left on device/ });
@@ -109,7 +101,7 @@ pass('a follower with a full disk says so');
 wait_for_catchup($leader, $near);
 pass('... and the others go on');
 unlink("$disks[1]/filler") or die $!;
-all_equal('it goes on when there is space');
+all_equal('it goes on when there is space', $leader, $near, $far);
 
 unlike(slurp_file($_->logfile), qr/PANIC|terminated by signal/, $_->name . ' did not crash') for $leader, $near, $far;
 $_->stop for $near, $far, $leader;
