@@ -10,8 +10,8 @@
  * database, and removes the hint when they know nothing of it.
  *
  * A worker that ends is started again: at once after a long run or when
- * launcher_retry_now() was called, else after a pause that doubles with each
- * failure up to fanout.retry_interval.  Whether a worker runs is told by the pid
+ * whoever wants it has set its failures to 0, else after a pause that doubles with
+ * each failure up to fanout.retry_interval.  Whether a worker runs is told by the pid
  * in its record; the launcher's own table only bridges the time between its
  * start and its first note there, and so may be lost with the launcher.
  */
@@ -130,19 +130,6 @@ release_hint(const Hint *hint)
 		if (stream != NULL)
 			followed_stream_release(stream);
 	}
-}
-
-void
-launcher_retry_now(HintKind kind, Oid dboid, int32 id)
-{
-	Hint		hint = {.kind = kind, .dboid = dboid, .id = id};
-	slock_t    *mutex;
-	WorkerInfo *info = hint_worker(&hint, &mutex);
-
-	SpinLockAcquire(mutex);
-	info->failures = 0;
-	SpinLockRelease(mutex);
-	launcher_wake();
 }
 
 /* ---------- starting workers ---------- */

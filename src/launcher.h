@@ -21,12 +21,6 @@ extern void launcher_wake_at_commit(void);
  */
 extern Hint worker_start(void);
 
-/*
- * Start (or restart at once, forgetting back-off) the worker of a hint: used by
- * functions that changed something it must notice.
- */
-extern void launcher_retry_now(HintKind kind, Oid dboid, int32 id);
-
 /* drop_database.c: DROP DATABASE first stops that database's workers. */
 extern void drop_database_init(void);
 

@@ -192,24 +192,6 @@ leader_stream_find(Oid dboid, int32 id)
 	return i < 0 ? NULL : &LeaderStreams[i];
 }
 
-LeaderStream *
-leader_stream_find_by_name(Oid dboid, const char *name)
-{
-	LeaderStream *result = NULL;
-
-	LWLockAcquire(Fanout->lock, LW_SHARED);
-	for (int i = 0; i < fanout_max_streams && result == NULL; i++)
-	{
-		LeaderStream *stream = &LeaderStreams[i];
-
-		if (stream->in_use && stream->dboid == dboid &&
-			strcmp(NameStr(stream->name), name) == 0)
-			result = stream;
-	}
-	LWLockRelease(Fanout->lock);
-	return result;
-}
-
 /* Reads without a lock: a stream that is being made or dropped may count or not. */
 bool
 leader_of_any_stream(Oid dboid)

@@ -244,7 +244,6 @@ extern void fanout_shmem_init(void);
  * ERRCODE_CONFIGURATION_LIMIT_EXCEEDED when all are taken.
  */
 extern LeaderStream *leader_stream_find(Oid dboid, int32 id);
-extern LeaderStream *leader_stream_find_by_name(Oid dboid, const char *name);
 extern bool leader_of_any_stream(Oid dboid);
 extern LeaderStream *leader_stream_claim(Oid dboid, int32 id);
 extern void leader_stream_release(LeaderStream *stream);

@@ -110,7 +110,7 @@ find_keys(Batch *batch, const ApplyRelation *relation)
 	batch->nkeys = IndexRelationGetNumberOfKeyAttributes(index);
 	for (int i = 0; i < batch->nkeys; i++)
 	{
-		int			column = find_sent_column(relation, index->rd_index->indkey.values[i]);
+		int			column = relation_sent_column(relation, index->rd_index->indkey.values[i]);
 
 		if (column < 0 || !is_equal_by_bytes(&relation->inputs[column],
 											 &relation->desc->columns[column],

@@ -37,17 +37,6 @@ struct FindScan
 	ScanKeyData keys[INDEX_MAX_KEYS];
 };
 
-int
-find_sent_column(const ApplyRelation *relation, AttrNumber attnum)
-{
-	for (int i = 0; i < relation->desc->natts; i++)
-	{
-		if (relation->inputs[i].attnum == attnum)
-			return i;
-	}
-	return -1;
-}
-
 /* The index by which rows are found, which the executor has open; NULL: there is none. */
 Relation
 find_open_index(const ApplyRelation *relation)
@@ -92,7 +81,7 @@ begin_scan(ApplyRelation *relation)
 	find->nkeys = IndexRelationGetNumberOfKeyAttributes(index);
 	for (int i = 0; i < find->nkeys; i++)
 	{
-		find->columns[i] = find_sent_column(relation, index->rd_index->indkey.values[i]);
+		find->columns[i] = relation_sent_column(relation, index->rd_index->indkey.values[i]);
 		init_key(find, i, index, opclass);
 	}
 	InitDirtySnapshot(find->snapshot);

@@ -12,7 +12,6 @@
 #include "access/table.h"
 #include "access/tableam.h"
 #include "catalog/pg_class.h"
-#include "commands/trigger.h"
 #include "executor/executor.h"
 #include "nodes/makefuncs.h"
 #include "optimizer/optimizer.h"
@@ -47,17 +46,6 @@ group_estate(void)
 	return estate;
 }
 
-static bool
-is_mapped(const ApplyRelation *relation, AttrNumber attnum)
-{
-	for (int i = 0; i < relation->desc->natts; i++)
-	{
-		if (relation->inputs[i].attnum == attnum)
-			return true;
-	}
-	return false;
-}
-
 static List *
 prepare_defaults(const ApplyRelation *relation)
 {
@@ -72,7 +60,8 @@ prepare_defaults(const ApplyRelation *relation)
 		DefaultColumn *column;
 		Expr	   *expr;
 
-		if (attr->attisdropped || attr->attgenerated || is_mapped(relation, attr->attnum))
+		if (attr->attisdropped || attr->attgenerated ||
+			relation_sent_column(relation, attr->attnum) >= 0)
 			continue;
 		expr = (Expr *) build_column_default(relation->rel, attr->attnum);
 		if (expr == NULL)
@@ -98,20 +87,6 @@ group_put_defaults(ApplyRelation *relation, TupleTableSlot *slot)
 		slot->tts_values[at] = ExecEvalExpr(column->expr, GetPerTupleExprContext(estate),
 											&slot->tts_isnull[at]);
 	}
-}
-
-/* The worker's session_replication_role is "replica". */
-static bool
-has_active_triggers(Relation rel)
-{
-	for (int i = 0; rel->trigdesc != NULL && i < rel->trigdesc->numtriggers; i++)
-	{
-		char		enabled = rel->trigdesc->triggers[i].tgenabled;
-
-		if (enabled == TRIGGER_FIRES_ALWAYS || enabled == TRIGGER_FIRES_ON_REPLICA)
-			return true;
-	}
-	return false;
 }
 
 static void
@@ -142,7 +117,7 @@ open_relation(ApplyRelation *relation)
 												  table_slot_callbacks(relation->rel));
 	relation->defaults = prepare_defaults(relation);
 	local_table_fire_deferred(relation->rel);
-	relation->triggers = has_active_triggers(relation->rel);
+	relation->triggers = local_table_has_triggers(relation->rel);
 	relation->find = NULL;
 	relation->insert_slots = NULL;
 	open_relations = lappend(open_relations, relation);

@@ -92,6 +92,9 @@ extern void relation_map_reload(void);
 /* Map the relation's columns to those of rel, in the current memory context. */
 extern void relation_map_columns(ApplyRelation *relation, Relation rel);
 
+/* Which column of the leader's description goes to that local one?  -1: none. */
+extern int	relation_sent_column(const ApplyRelation *relation, AttrNumber attnum);
+
 /* Is the transaction applied to that table, or did its copy bring it already? */
 extern bool relation_wants(ApplyRelation *relation, const LogTxn *txn);
 
@@ -141,7 +144,6 @@ extern void row_clear(ApplyRelation *relation);
 extern bool find_by_index(ApplyRelation *relation, const ColumnValue *row); /* into found_slot */
 extern void find_end(ApplyRelation *relation);
 extern Relation find_open_index(const ApplyRelation *relation);
-extern int	find_sent_column(const ApplyRelation *relation, AttrNumber attnum); /* -1: none */
 
 /* apply_batch.c: changes that are collected first */
 

@@ -232,10 +232,7 @@ extern void guard_init(void);
 /* The applier and the copy workers may write to replicated tables. */
 extern void guard_allow_this_process(void);
 
-/* Is it a table that a stream of this database replicates into? */
-extern bool guard_is_replicated(Oid relid);
-
-/* Which one (fanout.followed_stream.id)?  0: none. */
+/* Which stream of this database (fanout.followed_stream.id) replicates into it?  0: none. */
 extern int32 guard_followed_id(Oid relid);
 
 /* ---------- read_bound.c ---------- */

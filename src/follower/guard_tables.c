@@ -277,9 +277,3 @@ guard_followed_id(Oid relid)
 
 	return stream == NULL ? 0 : stream->id;
 }
-
-bool
-guard_is_replicated(Oid relid)
-{
-	return guard_stream_of(relid) != NULL;
-}

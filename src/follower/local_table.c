@@ -40,6 +40,12 @@
 
 /* ---------- which tables ---------- */
 
+bool
+local_relation_is_system(Oid relid, const char *nspname)
+{
+	return relid < FirstNormalObjectId || strcmp(nspname, FANOUT_SCHEMA) == 0;
+}
+
 Oid
 local_table_find(const char *nspname, const char *relname, int lockmode, bool missing_ok)
 {
@@ -53,7 +59,7 @@ local_table_find(const char *nspname, const char *relname, int lockmode, bool mi
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("relation \"%s.%s\" does not exist on this follower",
 						nspname, relname)));
-	if (relid < FirstNormalObjectId || strcmp(nspname, FANOUT_SCHEMA) == 0)
+	if (local_relation_is_system(relid, nspname))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("cannot replicate into relation \"%s.%s\"", nspname, relname),
@@ -95,6 +101,19 @@ fires_here(const Trigger *trigger)
 {
 	return trigger->tgenabled == TRIGGER_FIRES_ALWAYS ||
 		trigger->tgenabled == TRIGGER_FIRES_ON_REPLICA;
+}
+
+bool
+local_table_has_triggers(Relation rel)
+{
+	TriggerDesc *triggers = rel->trigdesc;
+
+	for (int i = 0; triggers != NULL && i < triggers->numtriggers; i++)
+	{
+		if (fires_here(&triggers->triggers[i]))
+			return true;
+	}
+	return false;
 }
 
 void

@@ -8,6 +8,9 @@
 #include "follower/follower.h"
 #include "utils/relcache.h"
 
+/* Is it the server's or the extension's, which no leader may write to? */
+extern bool local_relation_is_system(Oid relid, const char *nspname);
+
 /*
  * The table that a name of the leader's means here.  When there is none, fails with
  * ERRCODE_UNDEFINED_TABLE, or returns InvalidOid if that may be: the leader's schema
@@ -31,6 +34,9 @@ typedef struct FormerUser
  */
 extern void local_table_become(Oid owner, FormerUser *former);
 extern void local_table_become_former(const FormerUser *former);
+
+/* Does any trigger of the table fire for what is replicated? */
+extern bool local_table_has_triggers(Relation rel);
 
 /*
  * Have deferred triggers of this transaction fire with their statements, if that table has

@@ -158,18 +158,25 @@ map_columns(ApplyRelation *relation, Relation rel)
 	relation->has_extra = live > mapped;
 }
 
-/* Does the leader send that local column, as part of its key if keys_only? */
-static bool
-is_sent(const ApplyRelation *relation, AttrNumber attnum)
+int
+relation_sent_column(const ApplyRelation *relation, AttrNumber attnum)
 {
-	bool		keys_only = relation->desc->replident != REPLICA_IDENTITY_FULL;
-
 	for (int i = 0; i < relation->desc->natts; i++)
 	{
 		if (relation->inputs[i].attnum == attnum)
-			return !keys_only || relation->desc->columns[i].is_key;
+			return i;
 	}
-	return false;
+	return -1;
+}
+
+/* Does the leader send that local column for a row to be found? */
+static bool
+is_sent(const ApplyRelation *relation, AttrNumber attnum)
+{
+	int			column = relation_sent_column(relation, attnum);
+
+	return column >= 0 && (relation->desc->replident == REPLICA_IDENTITY_FULL ||
+						   relation->desc->columns[column].is_key);
 }
 
 static bool

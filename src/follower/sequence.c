@@ -13,7 +13,6 @@
  */
 #include "postgres.h"
 
-#include "access/transam.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
 #include "commands/sequence.h"
@@ -23,6 +22,7 @@
 #include "utils/lsyscache.h"
 
 #include "follower/copy.h"
+#include "follower/local_table.h"
 
 void
 sequence_set(const SequenceValue *sequence)
@@ -31,7 +31,7 @@ sequence_set(const SequenceValue *sequence)
 									pstrdup(NameStr(sequence->relname)), -1);
 	Oid			relid = RangeVarGetRelid(name, RowExclusiveLock, true);
 
-	if (relid < FirstNormalObjectId || strcmp(NameStr(sequence->nspname), FANOUT_SCHEMA) == 0 ||
+	if (!OidIsValid(relid) || local_relation_is_system(relid, NameStr(sequence->nspname)) ||
 		get_rel_relkind(relid) != RELKIND_SEQUENCE)
 	{
 		elog(DEBUG1, "sequence \"%s.%s\" of the leader is not here",

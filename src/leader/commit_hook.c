@@ -1,6 +1,6 @@
 /*
  * commit_hook.c
- *		Commits wake the decoders of their database.
+ *		Commits wake the decoders of their database; so does who waits for one.
  *
  * A decoder sleeps until WAL that it may decode was flushed.  Instead of looking
  * for it a thousand times a second, it announces its sleep in decoder_asleep and
@@ -43,8 +43,8 @@ advance(pg_atomic_uint64 *position, XLogRecPtr lsn)
  * released meanwhile costs at worst a latch set in vain; a decoder that starts at
  * this moment reads the WAL before it sleeps.
  */
-void
-commit_hook_wake_decoders(XLogRecPtr commit_end)
+static void
+wake_decoders(XLogRecPtr commit_end)
 {
 	bool		flushed = commit_end <= GetFlushRecPtr(NULL);
 
@@ -64,6 +64,22 @@ commit_hook_wake_decoders(XLogRecPtr commit_end)
 	}
 }
 
+/* Not from a commit: have the decoder flush and decode up to lsn, if it has not. */
+void
+commit_hook_request(LeaderStream *stream, XLogRecPtr lsn)
+{
+	XLogRecPtr	decoded;
+	int			procno;
+
+	advance(&stream->flush_request, lsn);
+	SpinLockAcquire(&stream->mutex);
+	decoded = stream->decoded_lsn;
+	procno = stream->worker.procno;
+	SpinLockRelease(&stream->mutex);
+	if (decoded < lsn)
+		fanout_wake(procno);
+}
+
 static void
 commit_hook_xact_callback(XactEvent event, void *arg)
 {
@@ -74,7 +90,7 @@ commit_hook_xact_callback(XactEvent event, void *arg)
 		return;
 	last_seen = XactLastCommitEnd;
 	if (pg_atomic_read_u32(&Fanout->leader_streams) > 0)
-		commit_hook_wake_decoders(last_seen);
+		wake_decoders(last_seen);
 }
 
 /*
@@ -97,7 +113,7 @@ commit_hook_utility(PlannedStmt *pstmt, const char *query_string, bool read_only
 
 	if (commit_prepared && pg_atomic_read_u32(&Fanout->leader_streams) > 0)
 	{
-		commit_hook_wake_decoders(XactLastRecEnd);
+		wake_decoders(XactLastRecEnd);
 		commit_token_note(XactLastRecEnd);
 	}
 }

@@ -136,14 +136,13 @@ extern LeaderStream *require_streaming(const char *name);
 /* ---------- leader_views.c ---------- */
 
 extern const char *leader_stream_state_name(LeaderStreamState state);
-extern const char *registration_state_name(RegistrationState state);
 
 /* ---------- commit_hook.c ---------- */
 
 extern void commit_hook_init(void);
 
-/* Wake this database's sleeping decoders; cheap, never fails. */
-extern void commit_hook_wake_decoders(XLogRecPtr commit_end);
+/* Have the stream's decoder flush WAL and decode up to lsn, and publish that at once. */
+extern void commit_hook_request(LeaderStream *stream, XLogRecPtr lsn);
 
 /* ---------- ddl_capture.c ---------- */
 

@@ -48,7 +48,7 @@ leader_stream_state_name(LeaderStreamState state)
 	return "unknown";
 }
 
-const char *
+static const char *
 registration_state_name(RegistrationState state)
 {
 	switch (state)

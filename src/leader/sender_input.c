@@ -22,26 +22,6 @@
 #include "leader/sender.h"
 #include "wire/message.h"
 
-/* Have the decoder flush and decode up to the WAL's end, if it has not. */
-static void
-request_flush(Sender *sender, XLogRecPtr wal_end)
-{
-	LeaderStream *stream = sender->stream;
-	uint64		current = pg_atomic_read_u64(&stream->flush_request);
-	XLogRecPtr	decoded;
-	int			decoder;
-
-	while (current < wal_end &&
-		   !pg_atomic_compare_exchange_u64(&stream->flush_request, &current, wal_end))
-		;
-	SpinLockAcquire(&stream->mutex);
-	decoded = stream->decoded_lsn;
-	decoder = stream->worker.procno;
-	SpinLockRelease(&stream->mutex);
-	if (decoded < wal_end)
-		fanout_wake(decoder);
-}
-
 /* Numbers rise by one; a follower that skips some is not believed those between. */
 static void
 note_question(Sender *sender, uint64 number)
@@ -74,7 +54,7 @@ receive_question(Sender *sender, const char *data, Size len)
 	sender->answer.question = question.question;
 	sender->answer.wal_end = GetXLogInsertEndRecPtr();
 	sender->answer_due = true;
-	request_flush(sender, sender->answer.wal_end);
+	commit_hook_request(sender->stream, sender->answer.wal_end);
 }
 
 static void

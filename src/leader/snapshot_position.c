@@ -125,21 +125,18 @@ wait_for_decoder(LeaderStream *stream)
 {
 	XLogRecPtr	target = GetXLogInsertEndRecPtr();
 
-	XLogFlush(target);
 	for (;;)
 	{
 		LogEnd		end;
 		XLogRecPtr	decoded;
-		int			procno;
 
 		SpinLockAcquire(&stream->mutex);
 		end = stream->end;
 		decoded = stream->decoded_lsn;
-		procno = stream->worker.procno;
 		SpinLockRelease(&stream->mutex);
 		if (decoded >= target)
 			return end;
-		fanout_wake(procno);
+		commit_hook_request(stream, target);
 		pause_cancellably();
 	}
 }

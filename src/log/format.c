@@ -140,14 +140,3 @@ frame_put_header(char *dest, char type, uint8 flags, const LogTxn *txn,
 	put_uint32(dest, crc);
 	return size;
 }
-
-void
-frame_append(StringInfo buf, char type, uint8 flags, const LogTxn *txn,
-			 const char *payload, Size len)
-{
-	char		header[FRAME_HEADER_SIZE + LOG_TXN_SIZE];
-	Size		size = frame_put_header(header, type, flags, txn, payload, len);
-
-	appendBinaryStringInfo(buf, header, size);
-	appendBinaryStringInfo(buf, payload, len);
-}

@@ -86,9 +86,6 @@ typedef struct Frame
  */
 extern Size frame_parse(const char *data, Size avail, Frame *frame);
 
-/* Append a whole frame to buf. */
-extern void frame_append(StringInfo buf, char type, uint8 flags, const LogTxn *txn,
-						 const char *payload, Size len);
 
 /* ---------- writer ---------- */
 
@@ -141,7 +138,6 @@ extern XLogRecPtr log_writer_trim(LogWriter *writer, XLogRecPtr needed_lsn, uint
 extern XLogRecPtr log_writer_start_lsn(LogWriter *writer);
 extern uint64 log_writer_bytes(LogWriter *writer);
 
-extern void log_writer_close(LogWriter *writer);
 
 /* ---------- reader ---------- */
 

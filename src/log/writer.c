@@ -347,13 +347,6 @@ log_writer_open(const char *dir, const LogIdentity *identity, XLogRecPtr confirm
 	return writer;
 }
 
-void
-log_writer_close(LogWriter *writer)
-{
-	FileClose(writer->file);
-	MemoryContextDelete(writer->context);
-}
-
 /* ---------- relations ---------- */
 
 bool
