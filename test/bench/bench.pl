@@ -46,27 +46,46 @@ print "pglogical is not installed: left out\n"
   if $wanted{pglogical} && !Bench::Server::has_pglogical();
 %Bench::Workloads::sizes = $quick
   ? (scale => 2, transactions => 8000, receivers => [ 0, 1, 8 ], bulk => 100000,
-	rates => [ 100, 1000 ], latency_seconds => 2, copy_scale => 3, commit_seconds => 2)
+	rates => [ 100, 1000 ], latency_seconds => 2, copy_scale => 3, commit_turns => 3)
   : (scale => 10, transactions => 100000, receivers => [ 0, 1, 8, 32 ], bulk => 1000000,
-	rates => [ 100, 1000, 4000 ], latency_seconds => 4, copy_scale => 30, commit_seconds => 5);
+	rates => [ 100, 1000, 4000 ], latency_seconds => 4, copy_scale => 30, commit_turns => 15);
 
 my $run = { machine => Bench::Report::machine($Bench::Server::bindir),
 	started_at => strftime('%Y-%m-%d %H:%M:%S', gmtime), rounds => $rounds,
 	sizes => { %Bench::Workloads::sizes } };
 
-# One workload after the other, so that only its servers run; all rounds of it in turn.
-for my $name (@workloads)
+my $results = "$scratch/results" . ($quick ? '-quick' : '') . '.json';
+my $started = time;
+
+sub elapsed
 {
-	for my $round (0 .. $rounds - 1)
-	{
-		$Bench::Workloads::round = $round;
-		$Bench::Workloads::all{$name}->();
-	}
-	next if $name eq 'catchup' && grep { $_ eq 'latency' } @workloads;
-	$_->stop for reverse values %Bench::Server::all;
-	%Bench::Server::all = ();
+	my $seconds = time - $started;
+	return sprintf('%d:%02d min', $seconds / 60, $seconds % 60);
 }
 
-my $results = "$scratch/results" . ($quick ? '-quick' : '') . '.json';
-Bench::Report::write_json($results, $run);
+# One workload after the other, so that only its servers run; all rounds of it in turn.
+# One that fails is named in the results, and the run goes on.
+for my $name (@workloads)
+{
+	my $done = eval {
+		for my $round (0 .. $rounds - 1)
+		{
+			printf STDERR "---- %s, round %d of %d, after %s\n", $name, $round + 1, $rounds, elapsed();
+			$Bench::Workloads::round = $round;
+			$Bench::Workloads::all{$name}->();
+		}
+		1;
+	};
+	if (!$done)
+	{
+		warn "workload \"$name\" failed: $@";
+		push @{ $run->{failed} }, $name;
+	}
+	$run->{duration_s} = time - $started;
+	Bench::Report::write_json($results, $run);
+	next if $done && $name eq 'catchup' && grep { $_ eq 'latency' } @workloads;
+	Bench::Server::stop_all();
+}
+
 print Bench::Report::table(Bench::Report::read_json($results));
+exit($run->{failed} ? 1 : 0);

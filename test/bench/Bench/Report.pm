@@ -28,7 +28,8 @@ my @targets = (
 	[ qr/^latency .*beside/, '<=', 0.5 ],
 	[ qr/^latency/, '<=', 1 ],
 	[ qr/^initial copy/, '<=', 0.5 ],
-	[ qr/^commit cost/, '>=', 0.99 ]);
+	[ qr/^commit cost pgbench/, '>=', 0.99 ],
+	[ qr/^commit cost instructions/, '<=', 1.01 ]);
 
 sub add
 {
@@ -118,7 +119,7 @@ sub read_json
 	return decode_json(<$file>);
 }
 
-# A table in Markdown.
+# A table in Markdown, and how it came about.
 sub table
 {
 	my ($run) = @_;
@@ -133,6 +134,11 @@ sub table
 		$text .= '| ' . join(' | ', "$result->{workload}: $result->{metric}", $result->{unit},
 			@figures, $result->{ratio} // '', $target) . " |\n";
 	}
+	my $machine = $run->{machine};
+	$text .= "\nMedians of $run->{rounds} rounds, in " . int($run->{duration_s} / 60 + 0.5)
+	  . " minutes on $run->{started_at} UTC; $machine->{server}; $machine->{cpus} CPUs ($machine->{cpu}),"
+	  . " $machine->{memory_mb} MB, $machine->{kernel}; load $machine->{load_before} before.\n";
+	$text .= "Failed and not complete: @{ $run->{failed} }.\n" if $run->{failed};
 	return $text;
 }
 

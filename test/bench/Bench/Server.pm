@@ -44,6 +44,10 @@ sub new
 		'fanout.max_followers = 64', 'max_connections = 150', 'shared_buffers = 512MB',
 		'max_wal_size = 16GB', 'checkpoint_timeout = 1h', 'autovacuum = off',
 		'maintenance_work_mem = 256MB',
+		# Built-in replication starts a worker at most once in this time, 5 s by default.  A
+		# subscription that is enabled again, or has another table to copy, would wait for it,
+		# and that pause would be measured instead of the work.
+		'wal_retrieve_retry_interval = 20ms',
 		# What is measured is the work of the processes, not this machine's disk.
 		'fsync = off', 'log_min_messages = warning',
 		@{ $options{conf} // [] });
@@ -75,6 +79,18 @@ sub stop
 	my ($self) = @_;
 	$self->close_sessions;
 	shell("$bindir/pg_ctl -s -w -D $self->{dir}/data -m fast stop");
+	return;
+}
+
+# End all of them, also those that a failed workload left in some state.
+sub stop_all
+{
+	for my $server (values %all)
+	{
+		eval { $server->stop; 1 }
+		  or system("$bindir/pg_ctl -s -w -D $server->{dir}/data -m immediate stop >/dev/null 2>&1");
+	}
+	%all = ();
 	return;
 }
 
@@ -141,6 +157,51 @@ sub wait_for
 		  if time - $start > ($timeout // 120);
 		sleep 0.005;
 	}
+}
+
+# ---------- instructions ----------
+
+sub has_valgrind { return system('valgrind --version >/dev/null 2>&1') == 0; }
+
+# Start the server under a tool that counts what each process of it executes.
+sub start_counting
+{
+	my ($self) = @_;
+	my $pid = fork // die $!;
+	if ($pid == 0)
+	{
+		open STDOUT, '>>', "$scratch/commands.log";
+		open STDERR, '>&', \*STDOUT;
+		exec qw(valgrind -q --tool=callgrind --trace-children=yes),
+		  "--callgrind-out-file=$self->{dir}/count.%p", "$bindir/postgres", '-D', "$self->{dir}/data";
+	}
+	for my $try (1 .. 600)
+	{
+		return if system("$bindir/pg_isready -q -d '" . $self->conninfo . "'") == 0;
+		sleep 0.1;
+	}
+	die "$self->{name} did not start under valgrind";
+}
+
+# Instructions of the busiest session of what the function does.
+sub count_instructions
+{
+	my ($self, $work) = @_;
+	my %before = map { $_ => 1 } glob "$self->{dir}/count.*";
+	$work->($self);
+	# A process writes its count when it ends, which may be later than its session does.
+	my $most = 0;
+	for my $try (1 .. 100)
+	{
+		for my $path (grep { !$before{$_} } glob "$self->{dir}/count.*")
+		{
+			my ($count) = `grep -m1 -E '^(summary|totals):' $path` =~ /: (\d+)/;
+			$most = $count if $count && $count > $most;
+		}
+		last if $most > 0 && $try > 10;
+		sleep 0.1;
+	}
+	return $most;
 }
 
 # ---------- processes ----------
