@@ -40,6 +40,7 @@ static struct
 	char	   *message;		/* of libpq; NULL: none */
 	int			len;
 	int			used;
+	bool		ended;
 	int64		bytes;
 } source;
 
@@ -159,53 +160,55 @@ copy_query(const CopyTable *table, char relkind, bool binary)
 
 /* ---------- the rows ---------- */
 
-/* Wait for the next message of the leader's COPY; false at its end. */
+/* The next message of the leader's COPY; false when it has not arrived, or at the end. */
 static bool
-next_message(void)
+take_message(void)
 {
+	int			len;
+
 	if (source.message != NULL)
 		PQfreemem(source.message);
 	source.message = NULL;
-	source.used = 0;
+	source.used = source.len = 0;
+	if (source.ended)
+		return false;
 
-	for (;;)
-	{
-		source.len = PQgetCopyData(source.conn, &source.message, 1);
-		if (source.len > 0)
-			break;
-		if (source.len == -1)
-			return false;
-		if (source.len < -1 || !PQconsumeInput(source.conn))
-			ereport(ERROR,
-					(errcode(ERRCODE_CONNECTION_FAILURE),
-					 errmsg("could not receive rows from the leader"),
-					 errdetail_internal("%s", pchomp(PQerrorMessage(source.conn)))));
-		if (PQisBusy(source.conn))
-		{
-			(void) WaitLatchOrSocket(MyLatch,
-									 WL_LATCH_SET | WL_SOCKET_READABLE | WL_EXIT_ON_PM_DEATH,
-									 PQsocket(source.conn), -1, PG_WAIT_EXTENSION);
-			ResetLatch(MyLatch);
-			CHECK_FOR_INTERRUPTS();
-			if (!PQconsumeInput(source.conn))
-				continue;
-		}
-	}
+	len = PQgetCopyData(source.conn, &source.message, 1);
+	if (len < -1)
+		leader_connection_lost(source.conn);
+	source.ended = len == -1;
+	source.len = Max(len, 0);
 	source.bytes += source.len;
-	return true;
+	return len > 0;
 }
 
-/* The server's copy_data_source_cb. */
+/* Wait for it; false at the end. */
+static bool
+next_message(void)
+{
+	while (!take_message() && !source.ended)
+	{
+		/* What the TLS layer has read already does not make the socket readable. */
+		if (!PQconsumeInput(source.conn))
+			leader_connection_lost(source.conn);
+		if (take_message() || source.ended)
+			break;
+		(void) leader_wait_for_socket(source.conn, WL_SOCKET_READABLE, -1);
+	}
+	return !source.ended;
+}
+
+/* The server's copy_data_source_cb: as much as there is, but does not wait for more than it must. */
 static int
 read_rows(void *outbuf, int minread, int maxread)
 {
 	int			done = 0;
 
-	while (done < minread)
+	while (done < maxread)
 	{
 		int			n;
 
-		if (source.used == source.len && !next_message())
+		if (source.used == source.len && !(done < minread ? next_message() : take_message()))
 			break;
 		n = Min(source.len - source.used, maxread - done);
 		memcpy((char *) outbuf + done, source.message + source.used, n);
@@ -238,7 +241,7 @@ receive_rows(PGconn *conn, const CopyTable *table, Relation rel, bool binary)
 	EndCopyFrom(state);
 
 	/* An error of the leader's COPY comes after its rows. */
-	while (source.len >= 0 && next_message())
+	while (next_message())
 		;
 	for (PGresult *res; (res = PQgetResult(conn)) != NULL; PQclear(res))
 	{

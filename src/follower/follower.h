@@ -112,6 +112,10 @@ extern char *leader_query_value(PGconn *conn, const char *query, int nparams,
 pg_noreturn extern void leader_raise(PGconn *conn, PGresult *res);
 extern void leader_disconnect(PGconn *conn);
 
+/* Wait for the socket, at most timeout_ms (-1: for ever), interruptibly; was it ready? */
+extern bool leader_wait_for_socket(PGconn *conn, int events, long timeout_ms);
+pg_noreturn extern void leader_connection_lost(PGconn *conn);
+
 /* The connection string without its password and other secrets, palloc'd. */
 extern char *conninfo_without_password(const char *conninfo);
 

@@ -76,9 +76,8 @@ leader_disconnect(PGconn *conn)
 
 /* ---------- waiting ---------- */
 
-/* Wait for the socket, at most timeout_ms (-1: for ever); was it ready? */
-static bool
-wait_for_socket(PGconn *conn, int events, long timeout_ms)
+bool
+leader_wait_for_socket(PGconn *conn, int events, long timeout_ms)
 {
 	int			flags = WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | events;
 	int			result;
@@ -92,6 +91,15 @@ wait_for_socket(PGconn *conn, int events, long timeout_ms)
 		CHECK_FOR_INTERRUPTS();
 	}
 	return (result & events) != 0;
+}
+
+void
+leader_connection_lost(PGconn *conn)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_CONNECTION_FAILURE),
+			 errmsg("the connection to the leader was lost"),
+			 errdetail_internal("%s", pchomp(PQerrorMessage(conn)))));
 }
 
 static void
@@ -143,7 +151,7 @@ poll_connection(PGconn *conn)
 					 errmsg("could not connect to the leader"),
 					 errdetail("The leader did not answer in time.")));
 		}
-		if (wait_for_socket(conn, events, left))
+		if (leader_wait_for_socket(conn, events, left))
 			status = PQconnectPoll(conn);
 	}
 	if (status != PGRES_POLLING_OK)
@@ -221,15 +229,6 @@ leader_raise(PGconn *conn, PGresult *res)
 	pg_unreachable();
 }
 
-static void
-connection_lost(PGconn *conn)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_CONNECTION_FAILURE),
-			 errmsg("the connection to the leader was lost"),
-			 errdetail_internal("%s", pchomp(PQerrorMessage(conn)))));
-}
-
 /* The last result of the query under way. */
 static PGresult *
 wait_for_result(PGconn *conn)
@@ -242,11 +241,11 @@ wait_for_result(PGconn *conn)
 
 		while (PQisBusy(conn))
 		{
-			(void) wait_for_socket(conn, WL_SOCKET_READABLE, -1);
+			(void) leader_wait_for_socket(conn, WL_SOCKET_READABLE, -1);
 			if (!PQconsumeInput(conn))
 			{
 				PQclear(last);
-				connection_lost(conn);
+				leader_connection_lost(conn);
 			}
 		}
 		res = PQgetResult(conn);
@@ -267,7 +266,7 @@ leader_query_start(PGconn *conn, const char *query, int nparams, const char *con
 		PQsendQuery(conn, query);
 
 	if (!sent)
-		connection_lost(conn);
+		leader_connection_lost(conn);
 }
 
 PGresult *

@@ -101,20 +101,11 @@ start_stream(Receiver *receiver, const FollowedRow *row)
 /* ---------- output ---------- */
 
 static void
-connection_lost(Receiver *receiver)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_CONNECTION_FAILURE),
-			 errmsg("the connection to the leader was lost"),
-			 errdetail_internal("%s", pchomp(PQerrorMessage(receiver->conn)))));
-}
-
-static void
 send_message(Receiver *receiver)
 {
 	if (PQputCopyData(receiver->conn, receiver->out.data, receiver->out.len) < 0 ||
 		PQflush(receiver->conn) < 0)
-		connection_lost(receiver);
+		leader_connection_lost(receiver->conn);
 	resetStringInfo(&receiver->out);
 }
 
@@ -325,7 +316,7 @@ stream_ended(Receiver *receiver)
 	if (res != NULL && PQresultStatus(res) == PGRES_FATAL_ERROR)
 		leader_raise(receiver->conn, res);
 	PQclear(res);
-	connection_lost(receiver);
+	leader_connection_lost(receiver->conn);
 }
 
 /* Handle all messages that have arrived. */
@@ -392,7 +383,7 @@ sleep_for_input(Receiver *receiver)
 	int			flush = PQflush(receiver->conn);
 
 	if (flush < 0)
-		connection_lost(receiver);
+		leader_connection_lost(receiver->conn);
 	if (flush > 0)
 		events |= WL_SOCKET_WRITEABLE;
 	(void) WaitLatchOrSocket(MyLatch,
@@ -414,7 +405,7 @@ receive_loop(Receiver *receiver)
 			ProcessConfigFile(PGC_SIGHUP);
 		}
 		if (!PQconsumeInput(receiver->conn))
-			connection_lost(receiver);
+			leader_connection_lost(receiver->conn);
 		receive(receiver);
 		if (!apply_in_transaction())
 		{
