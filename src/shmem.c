@@ -8,6 +8,8 @@
  */
 #include "postgres.h"
 
+#include "catalog/pg_control.h"
+#include "common/controldata_utils.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "storage/ipc.h"
@@ -53,6 +55,16 @@ worker_info_init(WorkerInfo *info)
 	info->procno = -1;
 }
 
+/* Where the WAL ends that this server finds, if there is nothing in it to recover. */
+static XLogRecPtr
+read_shutdown_lsn(void)
+{
+	bool		crc_ok;
+	ControlFileData *control = get_controlfile(".", &crc_ok);
+
+	return control->state == DB_SHUTDOWNED ? control->checkPoint : InvalidXLogRecPtr;
+}
+
 static void
 init_control(void)
 {
@@ -63,6 +75,7 @@ init_control(void)
 	Fanout->activity_lock = &locks[2].lock;
 	Fanout->activity_area = DSM_HANDLE_INVALID;
 	SpinLockInit(&Fanout->mutex);
+	Fanout->shutdown_lsn = read_shutdown_lsn();
 	Fanout->launcher_procno = -1;
 	Fanout->dropping_dboid = InvalidOid;
 	pg_atomic_init_u32(&Fanout->leader_streams, 0);
@@ -223,6 +236,8 @@ leader_stream_reset(LeaderStream *stream)
 	stream->registry_loaded = false;
 	stream->registry_system = 0;
 	stream->registry_timeline = 0;
+	stream->era_begun = false;
+	stream->era_count = 0;
 	pg_atomic_write_u32(&stream->log_trust, LOG_TRUSTED);
 	pg_atomic_write_u64(&stream->flush_request, 0);
 	pg_atomic_write_u64(&stream->async_commit_lsn, 0);
@@ -327,6 +342,7 @@ followed_stream_reset(FollowedStream *stream)
 	stream->leader_system = 0;
 	stream->leader_dboid = InvalidOid;
 	worker_info_init(&stream->worker);
+	stream->sender_pid = 0;
 	stream->state = FOLLOW_STARTING;
 	stream->hold_pid = 0;
 	stream->held = false;

@@ -60,6 +60,15 @@ typedef enum LogTrust
 	LOG_NEW_SLOT				/* nor is what must be decoded: go on with what comes now */
 } LogTrust;
 
+/* A life of the server and the WAL that it wrote, see leader/era.c. */
+typedef struct Era
+{
+	pg_uuid_t	name;
+	XLogRecPtr	start_lsn;
+} Era;
+
+#define MAX_ERAS	64
+
 typedef struct LeaderStream
 {
 	bool		in_use;
@@ -87,6 +96,9 @@ typedef struct LeaderStream
 	bool		registry_loaded;
 	uint64		registry_system;
 	uint32		registry_timeline;	/* 0: none yet */
+	bool		era_begun;		/* the last one is that of this life of the server */
+	int			era_count;
+	Era			eras[MAX_ERAS]; /* in order */
 
 	pg_atomic_uint32 log_trust;	/* a LogTrust, for the decoder that opens the log next */
 
@@ -178,6 +190,7 @@ typedef struct FollowedStream
 	uint64		leader_system;	/* which leader tokens must be from; 0: not known yet */
 	Oid			leader_dboid;
 	WorkerInfo	worker;
+	pid_t		sender_pid;		/* the leader's process that sends to the worker; 0: none */
 	FollowState state;
 
 	XLogRecPtr	received_lsn;
@@ -216,6 +229,7 @@ typedef struct FanoutShmem
 	dsa_handle	activity_area;	/* DSM_HANDLE_INVALID: not made yet */
 	dshash_table_handle activity_table;
 	slock_t		mutex;
+	XLogRecPtr	shutdown_lsn;	/* the checkpoint before this start; Invalid unless shut down */
 	int			launcher_procno;	/* -1: not running */
 	Oid			dropping_dboid; /* no worker is started for a database being dropped */
 

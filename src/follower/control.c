@@ -67,6 +67,21 @@ notify_worker(const PendingChange *change)
 	launcher_wake();
 }
 
+/* The leader's process that sends to our worker; 0: none. */
+static pid_t
+sender_of(int32 id)
+{
+	FollowedStream *stream = followed_stream_find(MyDatabaseId, id);
+	pid_t		pid;
+
+	if (stream == NULL)
+		return 0;
+	SpinLockAcquire(&stream->mutex);
+	pid = stream->sender_pid;
+	SpinLockRelease(&stream->mutex);
+	return pid;
+}
+
 /* Best effort: a leader that can't be reached keeps changes until told otherwise. */
 static void
 unregister(const FollowedRow *row)
@@ -74,13 +89,14 @@ unregister(const FollowedRow *row)
 	MemoryContext oldcontext = CurrentMemoryContext;
 	char	   *instance = DatumGetCString(DirectFunctionCall1(uuid_out,
 															   UUIDPGetDatum(&row->instance)));
-	const char *params[] = {NameStr(row->stream), NameStr(row->follower), instance};
+	const char *params[] = {NameStr(row->stream), NameStr(row->follower), instance,
+		psprintf("%d", (int) sender_of(row->id))};
 
 	PG_TRY();
 	{
 		PGconn	   *conn = leader_connect(row->conninfo, "pg_fanout unfollow");
 
-		PQclear(leader_query(conn, "SELECT fanout.unregister_follower($1, $2, $3)", 3, params));
+		PQclear(leader_query(conn, "SELECT fanout.unregister_follower($1, $2, $3, $4)", 4, params));
 		leader_disconnect(conn);
 	}
 	PG_CATCH();
@@ -95,7 +111,7 @@ unregister(const FollowedRow *row)
 		ereport(WARNING,
 				(errmsg("could not tell the leader that follower \"%s\" is gone: %s",
 						NameStr(row->follower), error->message),
-				 errhint("Call fanout.drop_follower('%s', '%s') on the leader.",
+				 errhint("Call fanout.drop_follower('%s', '%s') on the leader, unless that is another database by now.",
 						 NameStr(row->stream), NameStr(row->follower))));
 	}
 	PG_END_TRY();

@@ -154,12 +154,14 @@ step_schema(FollowedRow *row, CopySession *session)
 	end_step();
 }
 
-/* A new copy into a schema that is there. */
+/* A new copy into a schema that is there; where that came from means nothing from here on. */
 static void
 step_restart(FollowedRow *row, CopySession *session)
 {
 	begin_step("preparing to copy again");
 	list_tables(row, session, true);
+	change_rows("UPDATE fanout.followed_stream SET schema_snapshot = NULL, schema_until = NULL"
+				" WHERE id = $1", row->id);
 	set_start(row, session->start_lsn);
 	end_step();
 }
@@ -274,6 +276,9 @@ initial_copy(FollowedStream *stream, FollowedRow *row)
 	MemoryContext oldcontext = MemoryContextSwitchTo(context);
 	CopySession *session = copy_session_begin(row);
 
+	begin_step("preparing to copy");
+	followed_row_set_era(row->id, session->era);
+	end_step();
 	if (strcmp(row->copy_state, COPY_SCHEMA) == 0)
 		step_schema(row, session);
 	else if (XLogRecPtrIsInvalid(row->start_lsn))

@@ -24,6 +24,7 @@ typedef struct CopyTable
 typedef struct CopySession
 {
 	PGconn	   *conn;			/* in a REPEATABLE READ transaction */
+	char	   *era;			/* that the leader was in before start_lsn was chosen */
 	XLogRecPtr	start_lsn;		/* where streaming begins */
 	char	   *snapshot;		/* pg_current_snapshot(): the filter */
 	char	   *snapshot_id;	/* exported */

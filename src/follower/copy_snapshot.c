@@ -108,14 +108,16 @@ same_tables(List *a, List *b)
 static XLogRecPtr
 register_here(PGconn *conn, const FollowedRow *row)
 {
-	const char *params[4];
+	bool		anew = XLogRecPtrIsInvalid(row->start_lsn);
+	const char *params[5];
 	char	   *lsn;
 
 	params[0] = NameStr(row->stream);
 	params[1] = NameStr(row->follower);
 	params[2] = DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(&row->instance)));
-	params[3] = XLogRecPtrIsInvalid(row->start_lsn) ? "true" : "false";
-	lsn = leader_query_value(conn, "SELECT fanout.register_follower($1, $2, $3, $4)", 4, params);
+	params[3] = anew ? NULL : row->era;
+	params[4] = anew ? NULL : psprintf("%X/%X", LSN_FORMAT_ARGS(row->copied_until));
+	lsn = leader_query_value(conn, "SELECT fanout.register_follower($1, $2, $3, $4, $5)", 5, params);
 	return DatumGetLSN(DirectFunctionCall1(pg_lsn_in, CStringGetDatum(lsn)));
 }
 
@@ -169,6 +171,7 @@ copy_session_begin(const FollowedRow *row)
 	CopySession *session = palloc0(sizeof(CopySession));
 
 	session->conn = leader_connect(row->conninfo, NameStr(row->follower));
+	session->era = leader_era(session->conn, NameStr(row->stream));
 	session->start_lsn = register_here(session->conn, row);
 	for (int i = 0; i < MAX_TRIES; i++)
 	{

@@ -33,7 +33,9 @@ followed_origin_name(char *name, Oid dboid, int32 id)
 #define ROW_QUERY \
 	"SELECT id, stream, follower, conninfo, instance, copy_schema, copy_data, paused, owner," \
 	"       copy_state, start_lsn, schema_done, leader_system, leader_database," \
-	"       schema_snapshot, schema_until" \
+	"       schema_snapshot, schema_until, coalesce(era, '00000000-0000-0000-0000-000000000000')::text," \
+	"       greatest(start_lsn, schema_until, (SELECT max(filter_until)" \
+	"        FROM fanout.followed_table WHERE followed_id = id))" \
 	" FROM fanout.followed_stream WHERE dboid = $1 AND "
 
 static Datum
@@ -70,6 +72,8 @@ make_row(MemoryContext context)
 	if (column(table, 15) != (Datum) 0)
 		row->schema_snapshot = TextDatumGetCString(column(table, 15));
 	row->schema_until = DatumGetLSN(column(table, 16));
+	row->era = TextDatumGetCString(column(table, 17));
+	row->copied_until = DatumGetLSN(column(table, 18));
 	MemoryContextSwitchTo(oldcontext);
 	return row;
 }
@@ -116,6 +120,20 @@ followed_row_require(const char *stream)
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("this database does not follow stream \"%s\"", stream)));
 	return row;
+}
+
+void
+followed_row_set_era(int32 id, const char *era)
+{
+	OwnTables	state;
+	Oid			types[] = {INT4OID, TEXTOID};
+	Datum		values[] = {Int32GetDatum(id), CStringGetTextDatum(era)};
+
+	own_tables_begin(&state);
+	if (SPI_execute_with_args("UPDATE fanout.followed_stream SET era = $2::uuid WHERE id = $1",
+							  2, types, values, NULL, false, 0) != SPI_OK_UPDATE)
+		elog(ERROR, "could not write fanout.followed_stream");
+	own_tables_end(&state);
 }
 
 /* ---------- fanout.followed_table ---------- */

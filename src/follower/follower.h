@@ -47,6 +47,8 @@ typedef struct FollowedRow
 	Oid			leader_database;
 	char	   *schema_snapshot;	/* schema changes that it sees came with the schema; NULL: none */
 	XLogRecPtr	schema_until;	/* ... and none that committed from here on */
+	char	   *era;			/* of the leader, when the newest of our data was there; as text */
+	XLogRecPtr	copied_until;	/* nothing that was copied committed from here on */
 } FollowedRow;
 
 /* NULL when there is none; needs a transaction; result in the current context. */
@@ -55,6 +57,9 @@ extern FollowedRow *followed_row_by_name(const char *stream);
 
 /* Same as by_name, but fails with ERRCODE_UNDEFINED_OBJECT. */
 extern FollowedRow *followed_row_require(const char *stream);
+
+/* Note the leader's era, before anything of it is copied or applied; needs a transaction. */
+extern void followed_row_set_era(int32 id, const char *era);
 
 /* Name of the replication origin: fanout_<database oid>_<id>. */
 extern void followed_origin_name(char *name, Oid dboid, int32 id);
@@ -118,6 +123,9 @@ pg_noreturn extern void leader_connection_lost(PGconn *conn);
 
 /* The connection string without its password and other secrets, palloc'd. */
 extern char *conninfo_without_password(const char *conninfo);
+
+/* The era that the leader is in (leader/era.c there), as text. */
+extern char *leader_era(PGconn *conn, const char *stream);
 
 /* ---------- worker.c ---------- */
 

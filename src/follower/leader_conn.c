@@ -22,6 +22,7 @@
 
 #include "compat.h"
 #include "follower/follower.h"
+#include "wire/message.h"
 
 #define CONNECT_TIMEOUT_MS	10000
 
@@ -303,6 +304,20 @@ leader_query_value(PGconn *conn, const char *query, int nparams, const char *con
 		value = pstrdup(PQgetvalue(res, 0, 0));
 	PQclear(res);
 	return value;
+}
+
+char *
+leader_era(PGconn *conn, const char *stream)
+{
+	const char *params[] = {stream, psprintf("%d", FANOUT_WIRE_VERSION)};
+	char	   *era = leader_query_value(conn, "SELECT era FROM fanout.stream_info($1, $2)",
+										 2, params);
+
+	if (era == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("stream \"%s\" is not streaming yet", stream)));
+	return era;
 }
 
 /* ---------- connection strings ---------- */

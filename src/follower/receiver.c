@@ -17,6 +17,7 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "libpq-fe.h"
 #include "miscadmin.h"
 #include "pgstat.h"
@@ -25,6 +26,7 @@
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
+#include "utils/snapmgr.h"
 #include "utils/uuid.h"
 
 #include "follower/follower.h"
@@ -73,6 +75,25 @@ typedef struct Receiver
 
 /* ---------- start ---------- */
 
+/* The leader takes us for what we are: what comes now is of its era. */
+static void
+note_leader(Receiver *receiver, const char *era)
+{
+	MemoryContext oldcontext = CurrentMemoryContext;
+
+	SpinLockAcquire(&receiver->stream->mutex);
+	receiver->stream->sender_pid = PQbackendPID(receiver->conn);
+	SpinLockRelease(&receiver->stream->mutex);
+	if (strcmp(era, receiver->row->era) == 0)
+		return;
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	followed_row_set_era(receiver->row->id, era);
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(oldcontext);
+}
+
 static void
 start_stream(Receiver *receiver, const FollowedRow *row)
 {
@@ -82,12 +103,14 @@ start_stream(Receiver *receiver, const FollowedRow *row)
 										   strlen(NameStr(row->follower)));
 	char	   *instance = DatumGetCString(DirectFunctionCall1(uuid_out,
 															   UUIDPGetDatum(&row->instance)));
+	char	   *era = leader_era(conn, NameStr(row->stream));
 	PGresult   *res;
 
 	res = leader_query(conn,
-					   psprintf("CALL fanout.send_changes(%s, %s, '%s', '%X/%X', %d)",
-								stream, follower, instance,
-								LSN_FORMAT_ARGS(apply_last_lsn()), FANOUT_WIRE_VERSION),
+					   psprintf("CALL fanout.send_changes(%s, %s, '%s', '%X/%X', '%s', '%X/%X', %d)",
+								stream, follower, instance, LSN_FORMAT_ARGS(apply_last_lsn()),
+								row->era, LSN_FORMAT_ARGS(row->copied_until),
+								FANOUT_WIRE_VERSION),
 					   0, NULL);
 	PQfreemem(stream);
 	PQfreemem(follower);
@@ -96,6 +119,7 @@ start_stream(Receiver *receiver, const FollowedRow *row)
 				(errcode(ERRCODE_PROTOCOL_VIOLATION),
 				 errmsg("the leader did not start to stream")));
 	PQclear(res);
+	note_leader(receiver, era);
 }
 
 /* ---------- output ---------- */
@@ -438,6 +462,9 @@ receive_and_apply(FollowedStream *stream, const FollowedRow *row)
 	start_stream(receiver, row);
 	receive_loop(receiver);
 
+	SpinLockAcquire(&stream->mutex);
+	stream->sender_pid = 0;
+	SpinLockRelease(&stream->mutex);
 	leader_disconnect(receiver->conn);
 	MemoryContextSwitchTo(oldcontext);
 	MemoryContextDelete(context);

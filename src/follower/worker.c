@@ -47,6 +47,7 @@ worker_gone(int code, Datum arg)
 	SpinLockAcquire(&my_stream->mutex);
 	if (my_stream->state != FOLLOW_FAILED && my_stream->state != FOLLOW_LOST)
 		my_stream->state = FOLLOW_STARTING;
+	my_stream->sender_pid = 0;
 	SpinLockRelease(&my_stream->mutex);
 	worker_info_stopped(&my_stream->mutex, &my_stream->worker);
 }

@@ -36,6 +36,7 @@
 
 #include "compat.h"
 #include "leader/leader.h"
+#include "leader/sender.h"
 #include "wire/message.h"
 
 #define POLL_MS		5
@@ -117,12 +118,13 @@ read_log_start(LeaderStream *stream)
  * first one was.
  */
 static XLogRecPtr
-registered_position(LeaderStream *stream, const char *follower, const pg_uuid_t *instance)
+registered_position(LeaderStream *stream, const char *follower, const pg_uuid_t *instance,
+					const pg_uuid_t *era, XLogRecPtr reached)
 {
 	Registration *registration = registry_find(stream, follower);
 	XLogRecPtr	position = InvalidXLogRecPtr;
 
-	if (registration != NULL)
+	if (registration != NULL && era_has(stream, era, reached))
 	{
 		SpinLockAcquire(&registration->mutex);
 		if (registration->in_use && registration->state != FOLLOWER_LOST &&
@@ -139,27 +141,57 @@ registered_position(LeaderStream *stream, const char *follower, const pg_uuid_t 
 }
 
 /*
- * Returns the position.  With replace it is a new one; without, the follower
- * keeps the one it has, or the call fails with FANOUT_ERRCODE_LOST.
+ * A follower that copies anew does not stream.  If it does all the same, this caller is a
+ * copy of it and the same instance, which must not take its place.
+ */
+static void
+wait_until_disconnected(LeaderStream *stream, const char *follower, const pg_uuid_t *instance)
+{
+	Registration *registration = registry_find(stream, follower);
+	TimestampTz deadline = old_sender_deadline();
+
+	while (registration != NULL)
+	{
+		pid_t		pid = 0;
+		TimestampTz seen_at;
+
+		SpinLockAcquire(&registration->mutex);
+		if (registration->in_use &&
+			memcmp(&registration->instance, instance, sizeof(pg_uuid_t)) == 0)
+			pid = registration->sender_pid;
+		seen_at = registration->last_seen_at;
+		SpinLockRelease(&registration->mutex);
+		if (pid == 0)
+			return;
+		if (!wait_for_old_sender(pid, seen_at, deadline))
+			follower_is_connected(follower, NameStr(stream->name));
+	}
+}
+
+/*
+ * Returns the position.  Without an era it is a new one; otherwise the follower has
+ * copied something already, which holds what was committed up to reached in that era: it
+ * keeps its position, or the call fails with FANOUT_ERRCODE_LOST.
  */
 XLogRecPtr
 copy_point_register(LeaderStream *stream, const char *follower, const pg_uuid_t *instance,
-					bool replace)
+					const pg_uuid_t *era, XLogRecPtr reached)
 {
 	XLogRecPtr	point;
 
-	if (!replace)
+	if (era != NULL)
 	{
-		point = registered_position(stream, follower, instance);
+		point = registered_position(stream, follower, instance, era, reached);
 		wait_for_critical_sections();
 		wait_for_commits_to_show();
 		return point;
 	}
+	wait_until_disconnected(stream, follower, instance);
 	do
 	{
 		CHECK_FOR_INTERRUPTS();
 		point = GetXLogInsertEndRecPtr();
-		registry_add(stream, follower, instance, point, replace);
+		registry_add(stream, follower, instance, point);
 		wait_for_critical_sections();
 		wait_for_commits_to_show();
 	} while (read_log_start(stream) > point);

@@ -82,9 +82,10 @@ Datum
 fanout_stream_info(PG_FUNCTION_ARGS)
 {
 	TupleDesc	desc;
-	Datum		values[5];
-	bool		nulls[5] = {0};
+	Datum		values[6];
+	bool		nulls[6] = {0};
 	char		last_error[FANOUT_ERROR_LEN];
+	pg_uuid_t	era;
 	StreamRow  *row;
 	LeaderStream *stream;
 
@@ -100,6 +101,8 @@ fanout_stream_info(PG_FUNCTION_ARGS)
 	values[2] = CStringGetTextDatum(GetDatabaseEncodingName());
 	values[3] = CStringGetTextDatum(machine_description());
 	values[4] = follower_names(stream);
+	values[5] = UUIDPGetDatum(&era);
+	nulls[5] = stream == NULL || !era_current(stream, &era);
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls)));
 }
 
@@ -192,31 +195,54 @@ require_streaming(const char *name)
 }
 
 /*
- * register_follower(stream name, follower name, instance uuid, replace boolean)
+ * register_follower(stream name, follower name, instance uuid, era uuid, reached pg_lsn)
  *
- * Returns the copy point, see copy_point.c.
+ * Returns the copy point, see copy_point.c.  era and reached are those of a copy that is
+ * to go on (era.c); null for a new one.
  */
 Datum
 fanout_register_follower(PG_FUNCTION_ARGS)
 {
-	char	   *follower = NameStr(*PG_GETARG_NAME(1));
+	char	   *follower;
 	LeaderStream *stream;
+	pg_uuid_t  *era = NULL;
 
 	fanout_require_preload();
+	if (PG_ARGISNULL(0) || PG_ARGISNULL(1) || PG_ARGISNULL(2))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("stream, follower and instance must not be null")));
+	follower = NameStr(*PG_GETARG_NAME(1));
 	if (follower[0] == '\0')
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_NAME),
 				 errmsg("follower name must not be empty")));
 	stream = require_streaming(NameStr(*PG_GETARG_NAME(0)));
-	PG_RETURN_LSN(copy_point_register(stream, follower, PG_GETARG_UUID_P(2),
-									  PG_GETARG_BOOL(3)));
+	if (!PG_ARGISNULL(3) && !PG_ARGISNULL(4))
+		era = PG_GETARG_UUID_P(3);
+	PG_RETURN_LSN(copy_point_register(stream, follower, PG_GETARG_UUID_P(2), era,
+									  era != NULL ? PG_GETARG_LSN(4) : InvalidXLogRecPtr));
+}
+
+/* Whether the entry is that of the instance; *pid gets the sender it has. */
+static bool
+is_of_instance(Registration *registration, const pg_uuid_t *instance, pid_t *pid)
+{
+	bool		same;
+
+	SpinLockAcquire(&registration->mutex);
+	same = memcmp(&registration->instance, instance, sizeof(pg_uuid_t)) == 0;
+	*pid = registration->sender_pid;
+	SpinLockRelease(&registration->mutex);
+	return same;
 }
 
 /*
- * unregister_follower(stream name, follower name, instance uuid)
+ * unregister_follower(stream name, follower name, instance uuid, sender_pid integer)
  *
  * Does nothing when the stream is gone, or the follower, or when its name belongs to
- * another instance by now.
+ * another instance by now.  A copy of a follower is the same instance; so the caller
+ * says which sender is its own (0: none).
  */
 Datum
 fanout_unregister_follower(PG_FUNCTION_ARGS)
@@ -226,7 +252,7 @@ fanout_unregister_follower(PG_FUNCTION_ARGS)
 	StreamRow  *row;
 	LeaderStream *stream;
 	Registration *registration;
-	bool		same;
+	pid_t		pid;
 
 	fanout_require_preload();
 	if (stream_row_by_name(NameStr(*PG_GETARG_NAME(0))) == NULL)
@@ -234,14 +260,14 @@ fanout_unregister_follower(PG_FUNCTION_ARGS)
 	row = stream_row_require_grant(NameStr(*PG_GETARG_NAME(0)));
 	stream = leader_stream_find(MyDatabaseId, row->id);
 	registration = stream != NULL ? registry_find(stream, follower) : NULL;
-	if (registration == NULL)
+	if (registration == NULL || !is_of_instance(registration, instance, &pid))
 		PG_RETURN_VOID();
-
-	SpinLockAcquire(&registration->mutex);
-	same = memcmp(&registration->instance, instance, sizeof(pg_uuid_t)) == 0;
-	SpinLockRelease(&registration->mutex);
-	if (same)
-		registry_remove(stream, follower);
+	if (pid != 0 && pid != PG_GETARG_INT32(3))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_IN_USE),
+				 errmsg("another database is connected as follower \"%s\" of stream \"%s\"",
+						follower, NameStr(row->name))));
+	registry_remove(stream, follower);
 	PG_RETURN_VOID();
 }
 

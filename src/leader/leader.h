@@ -75,12 +75,12 @@ extern void registry_load(LeaderStream *stream);
 
 /*
  * Register a follower that needs the log from lsn on.  The same name with the
- * same instance (or a lost or copying one that copies again, when replace) takes
+ * same instance (or one that is lost or copying, and not connected) takes
  * over its entry; another instance under a name that is in use fails with
  * ERRCODE_DUPLICATE_OBJECT.
  */
 extern Registration *registry_add(LeaderStream *stream, const char *name,
-								  const pg_uuid_t *instance, XLogRecPtr lsn, bool replace);
+								  const pg_uuid_t *instance, XLogRecPtr lsn);
 extern Registration *registry_find(LeaderStream *stream, const char *name);
 extern void registry_remove(LeaderStream *stream, const char *name);
 
@@ -93,10 +93,7 @@ extern XLogRecPtr registry_needed_lsn(LeaderStream *stream);
 /* Mark as lost all that need something before start_lsn; returns how many it marked. */
 extern int	registry_mark_lost(LeaderStream *stream, XLogRecPtr start_lsn);
 
-/*
- * The decoder writes this history of WAL now: all followers are lost whose positions are
- * of another one, which was left by promotion, point-in-time recovery or a rewind.
- */
+/* The decoder writes this history of WAL now; begins the era if that was not done. */
 extern void registry_set_history(LeaderStream *stream, uint64 system_identifier,
 								 uint32 timeline);
 
@@ -108,6 +105,16 @@ extern int	registry_count(LeaderStream *stream);
 /* Copies of the stream's entries (List of palloc'd Registration), in order of name. */
 extern List *registry_list(LeaderStream *stream);
 
+/* ---------- era.c ---------- */
+
+extern bool era_begin(LeaderStream *stream);
+
+/* The name of the era that is now; false: the decoder has not begun it yet. */
+extern bool era_current(LeaderStream *stream, pg_uuid_t *name);
+
+/* Is a position, reached in the era of that name, one of this history? */
+extern bool era_has(LeaderStream *stream, const pg_uuid_t *name, XLogRecPtr lsn);
+
 /* ---------- copy_point.c ---------- */
 
 /*
@@ -116,7 +123,8 @@ extern List *registry_list(LeaderStream *stream);
  * for transactions that are past their commit record; can be cancelled.
  */
 extern XLogRecPtr copy_point_register(LeaderStream *stream, const char *follower,
-									  const pg_uuid_t *instance, bool replace);
+									  const pg_uuid_t *instance, const pg_uuid_t *era,
+									  XLogRecPtr reached);
 
 /*
  * Wait until the commit log knows every commit whose record has been written by

@@ -235,22 +235,21 @@ registry_load(LeaderStream *stream)
 
 /* May this instance have an entry that is in use under its name? */
 static bool
-may_take_over(Registration *registration, const pg_uuid_t *instance, bool replace)
+may_take_over(Registration *registration, const pg_uuid_t *instance)
 {
 	bool		result;
 
 	SpinLockAcquire(&registration->mutex);
 	result = memcmp(&registration->instance, instance, sizeof(pg_uuid_t)) == 0;
-	if (replace)
-		result |= registration->sender_pid == 0 &&
-			(registration->state == FOLLOWER_LOST || registration->state == FOLLOWER_COPYING);
+	result |= registration->sender_pid == 0 &&
+		(registration->state == FOLLOWER_LOST || registration->state == FOLLOWER_COPYING);
 	SpinLockRelease(&registration->mutex);
 	return result;
 }
 
 Registration *
 registry_add(LeaderStream *stream, const char *name, const pg_uuid_t *instance,
-			 XLogRecPtr lsn, bool replace)
+			 XLogRecPtr lsn)
 {
 	RegistryEntry entry = {.instance = *instance, .state = FOLLOWER_COPYING,
 		.applied_lsn = lsn, .durable_lsn = lsn, .last_seen_at = GetCurrentTimestamp()};
@@ -266,7 +265,7 @@ registry_add(LeaderStream *stream, const char *name, const pg_uuid_t *instance,
 	if (registration == NULL)
 		registration = find_free_locked();
 	else
-		taken = !may_take_over(registration, instance, replace);
+		taken = !may_take_over(registration, instance);
 	if (registration != NULL && !taken)
 	{
 		if (registration->in_use)
@@ -441,17 +440,18 @@ registry_set_history(LeaderStream *stream, uint64 system_identifier, uint32 time
 	load_locked(stream);
 	same = stream->registry_system == system_identifier &&
 		stream->registry_timeline == timeline;
+	if (stream->registry_system != system_identifier)
+		stream->era_count = 0;
 	stream->registry_system = system_identifier;
 	stream->registry_timeline = timeline;
+	if (era_begin(stream) || !same)
+		write_file(stream);
 	LWLockRelease(Fanout->registry_lock);
 	if (!same)
-	{
 		ereport(LOG,
-				(errmsg("stream \"%s\" begins in a new history of the WAL",
-						NameStr(stream->name))));
-		(void) registry_mark_lost(stream, PG_UINT64_MAX);
-		registry_save(stream, true);
-	}
+				(errmsg("stream \"%s\" begins on timeline %u of system %llu",
+						NameStr(stream->name), timeline,
+						(unsigned long long) system_identifier)));
 }
 
 int

@@ -3,7 +3,8 @@
  *		The file that holds a stream's registered followers over a restart.
  *
  * It is small and always written whole: to a temporary file, which then takes
- * its place.  registry.c sees to it that one process does so at a time.
+ * its place.  registry.c sees to it that one process does so at a time.  It also holds
+ * the eras that the followers' positions may be of (era.c).
  */
 #include "postgres.h"
 
@@ -17,9 +18,9 @@
 #include "leader/registry_file.h"
 
 #define REGISTRY_MAGIC		0x46525247	/* "FRRG" */
-#define REGISTRY_VERSION	1
+#define REGISTRY_VERSION	2
 
-/* The file is a header and count entries, in the server's byte order. */
+/* The file is a header, era_count eras and count entries, in the server's byte order. */
 typedef struct RegistryHeader
 {
 	uint32		magic;
@@ -27,7 +28,8 @@ typedef struct RegistryHeader
 	uint32		count;
 	uint32		timeline;		/* which history the positions are of */
 	uint64		system_identifier;
-	pg_crc32c	crc;			/* of the header up to here and of the entries */
+	uint32		era_count;
+	pg_crc32c	crc;			/* of the header up to here and of what follows */
 } RegistryHeader;
 
 static void
@@ -40,12 +42,13 @@ registry_path(char *path, const LeaderStream *stream, const char *suffix)
 }
 
 static pg_crc32c
-registry_crc(const RegistryHeader *header, const RegistryEntry *entries)
+registry_crc(const RegistryHeader *header, const Era *eras, const RegistryEntry *entries)
 {
 	pg_crc32c	crc;
 
 	INIT_CRC32C(crc);
 	COMP_CRC32C(crc, header, offsetof(RegistryHeader, crc));
+	COMP_CRC32C(crc, eras, sizeof(Era) * header->era_count);
 	COMP_CRC32C(crc, entries, sizeof(RegistryEntry) * header->count);
 	FIN_CRC32C(crc);
 	return crc;
@@ -74,13 +77,14 @@ registry_file_write(const LeaderStream *stream, const RegistryEntry *entries, ui
 		.version = REGISTRY_VERSION,
 		.count = count,
 		.timeline = stream->registry_timeline,
-		.system_identifier = stream->registry_system
+		.system_identifier = stream->registry_system,
+		.era_count = stream->era_count
 	};
 	char		path[MAXPGPATH];
 	char		temp_path[MAXPGPATH];
 	int			fd;
 
-	header.crc = registry_crc(&header, entries);
+	header.crc = registry_crc(&header, stream->eras, entries);
 	registry_path(path, stream, "");
 	registry_path(temp_path, stream, ".tmp");
 
@@ -90,6 +94,7 @@ registry_file_write(const LeaderStream *stream, const RegistryEntry *entries, ui
 				(errcode_for_file_access(),
 				 errmsg("could not create file \"%s\": %m", temp_path)));
 	write_or_fail(fd, &header, sizeof(header), temp_path);
+	write_or_fail(fd, stream->eras, sizeof(Era) * header.era_count, temp_path);
 	write_or_fail(fd, entries, sizeof(RegistryEntry) * count, temp_path);
 	if (CloseTransientFile(fd) != 0)
 		ereport(ERROR,
@@ -129,7 +134,6 @@ registry_file_read(LeaderStream *stream, uint32 *count)
 	char	   *data;
 	Size		size;
 	RegistryHeader header;
-	RegistryEntry *entries;
 
 	*count = 0;
 	registry_path(path, stream, "");
@@ -139,13 +143,20 @@ registry_file_read(LeaderStream *stream, uint32 *count)
 
 	if (size >= sizeof(header))
 	{
+		Era		   *eras = (Era *) (data + sizeof(header));
+		RegistryEntry *entries;
+
 		memcpy(&header, data, sizeof(header));
-		entries = (RegistryEntry *) (data + sizeof(header));
+		entries = (RegistryEntry *) (eras + Min(header.era_count, MAX_ERAS));
 		if (header.magic == REGISTRY_MAGIC && header.version == REGISTRY_VERSION &&
-			size == sizeof(header) + sizeof(RegistryEntry) * (Size) header.count &&
-			EQ_CRC32C(header.crc, registry_crc(&header, entries)))
+			header.era_count <= MAX_ERAS &&
+			size == sizeof(header) + sizeof(Era) * header.era_count +
+			sizeof(RegistryEntry) * (Size) header.count &&
+			EQ_CRC32C(header.crc, registry_crc(&header, eras, entries)))
 		{
 			*count = header.count;
+			stream->era_count = header.era_count;
+			memcpy(stream->eras, eras, sizeof(Era) * header.era_count);
 			stream->registry_timeline = header.timeline;
 			stream->registry_system = header.system_identifier;
 			return entries;
@@ -155,6 +166,6 @@ registry_file_read(LeaderStream *stream, uint32 *count)
 			(errcode(ERRCODE_DATA_CORRUPTED),
 			 errmsg("file \"%s\" is damaged: the followers of stream \"%s\" are forgotten",
 					path, NameStr(stream->name)),
-			 errhint("Copy them again with fanout.resync().")));
+			 errdetail("They copy again when they come back.")));
 	return NULL;
 }

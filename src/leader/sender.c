@@ -95,7 +95,9 @@ make_sender(FunctionCallInfo fcinfo)
 	sender->follower = *PG_GETARG_NAME(1);
 	sender->instance = *PG_GETARG_UUID_P(2);
 	sender->sent_lsn = PG_GETARG_LSN(3);
-	check_wire_version(PG_GETARG_INT32(4));
+	sender->era = *PG_GETARG_UUID_P(4);
+	sender->reached_lsn = PG_GETARG_LSN(5);
+	check_wire_version(PG_GETARG_INT32(6));
 
 	row = stream_row_require_grant(NameStr(sender->stream_name));
 	sender->stream_id = row->id;
@@ -128,25 +130,14 @@ view_log(Sender *sender)
 }
 
 /*
- * A follower may be ahead of the log, which is not synced before it is sent, but not
- * of the WAL, of which only what was flushed is ever decoded: then it is of another history.
+ * Open the log behind the last transaction sent.  The follower may be ahead of the log's
+ * end, since that is not synced before it is sent: then it waits.
  */
-static bool
-history_has(XLogRecPtr lsn)
-{
-	return lsn <= GetFlushRecPtr(NULL);
-}
-
-/* Open the log behind the last transaction sent. */
 static void
 open_log(Sender *sender, const LogEnd *end)
 {
 	MemoryContext oldcontext;
 
-	if (XLogRecPtrIsInvalid(end->lsn))
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("stream \"%s\" is not streaming yet", NameStr(sender->stream_name))));
 	if (sender->reader != NULL)
 		log_reader_close(sender->reader);
 
@@ -156,7 +147,7 @@ open_log(Sender *sender, const LogEnd *end)
 	oldcontext = MemoryContextSwitchTo(sender->context);
 	sender->reader = stream_log_reader(sender->stream);
 	MemoryContextSwitchTo(oldcontext);
-	if (!history_has(sender->sent_lsn) || !log_reader_seek(sender->reader, sender->sent_lsn, end))
+	if (!log_reader_seek(sender->reader, sender->sent_lsn, end))
 		sender_lost(sender);
 	sender->at_end = false;
 }
@@ -478,8 +469,13 @@ end_sender(int code, Datum arg)
 static void
 send_changes(Sender *sender)
 {
-	LogView		view;
+	LogView		view = view_log(sender);
 
+	/* The decoder begins its era before it publishes anything. */
+	if (XLogRecPtrIsInvalid(view.end.lsn))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("stream \"%s\" is not streaming yet", NameStr(sender->stream_name))));
 	sender_attach(sender);
 	sender->may_have_input = true;
 	view = view_log(sender);
@@ -499,7 +495,8 @@ send_changes(Sender *sender)
 }
 
 /*
- * send_changes(stream name, follower name, instance uuid, after pg_lsn, wire_version int)
+ * send_changes(stream name, follower name, instance uuid, after pg_lsn, era uuid,
+ *				reached pg_lsn, wire_version int)
  */
 Datum
 fanout_send_changes(PG_FUNCTION_ARGS)

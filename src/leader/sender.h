@@ -19,6 +19,8 @@ typedef struct Sender
 	LeaderStream *stream;
 	NameData	follower;
 	pg_uuid_t	instance;
+	pg_uuid_t	era;			/* of reached_lsn, see era.c */
+	XLogRecPtr	reached_lsn;	/* the newest that the follower has anything of */
 	Registration *registration; /* NULL: not attached */
 	LogReader  *reader;
 	uint32		generation;		/* of the log that reader reads */
@@ -58,6 +60,15 @@ extern int64 sender_question_came(const Sender *sender, uint64 question);
  * (ERRCODE_OBJECT_IN_USE) or is lost (FANOUT_ERRCODE_LOST).
  */
 extern void sender_attach(Sender *sender);
+
+/*
+ * A new connection is most often the follower coming back before its old sender has
+ * noticed that it left: pause, and end the sender if its follower has been silent for a
+ * while.  false: the deadline has passed, and both are alive.
+ */
+extern bool wait_for_old_sender(pid_t pid, TimestampTz seen_at, TimestampTz deadline);
+extern TimestampTz old_sender_deadline(void);
+pg_noreturn extern void follower_is_connected(const char *follower, const char *stream);
 
 /* Give the entry back; no-op when not attached.  Does not fail. */
 extern void sender_detach(Sender *sender);

@@ -39,6 +39,8 @@ typedef enum AttachResult
 	HAS_SENDER
 } AttachResult;
 
+static void fail_lost(const Sender *sender);
+
 /* ---------- attaching ---------- */
 
 /* Numeric address of the client; empty for a local socket. */
@@ -51,7 +53,11 @@ copy_client_addr(char *addr, Size size)
 		strlcpy(addr, MyProcPort->remote_host, size);
 }
 
-/* Caller holds the entry's mutex. */
+/*
+ * Caller holds the entry's mutex.  A follower that was restored, or has crashed, has less
+ * than it had.  One that is marked as lost may have its place all the same, when the
+ * entry is older than the follower: in the log, that shows.
+ */
 static void
 take_entry(Sender *sender, Registration *registration, const char *client_addr,
 		   TimestampTz now)
@@ -62,8 +68,8 @@ take_entry(Sender *sender, Registration *registration, const char *client_addr,
 	registration->connected_at = now;
 	registration->last_seen_at = now;
 	registration->sent_lsn = sender->sent_lsn;
-	if (registration->state != FOLLOWER_LOST)
-		registration->state = FOLLOWER_STREAMING;
+	registration->applied_lsn = Min(registration->applied_lsn, sender->sent_lsn);
+	registration->state = FOLLOWER_STREAMING;
 }
 
 /* One try; *old_pid and *seen_at tell of a sender that is in the way. */
@@ -101,23 +107,40 @@ try_attach(Sender *sender, pid_t *old_pid, TimestampTz *seen_at)
 	return result;
 }
 
+/* What the follower has was not written by this leader, or not in this history of it. */
+static bool
+is_of_other_history(const Sender *sender)
+{
+	return !era_has(sender->stream, &sender->era, Max(sender->reached_lsn, sender->sent_lsn));
+}
+
+/* Who comes from another history may be one that only the leader of then knew. */
 static void
 attach_failed(const Sender *sender, AttachResult result)
 {
 	const char *follower = NameStr(sender->follower);
 	const char *stream = NameStr(sender->stream_name);
 
+	if (result == NOT_REGISTERED && is_of_other_history(sender))
+		fail_lost(sender);
 	if (result == NOT_REGISTERED)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("follower \"%s\" is not registered with stream \"%s\"",
-						follower, stream)));
+						follower, stream),
+				 errhint("Call fanout.resync() to copy it again, or fanout.unfollow().")));
 	if (result == OTHER_INSTANCE)
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
 				 errmsg("follower \"%s\" of stream \"%s\" is registered by another database",
 						follower, stream),
 				 errhint("Follow under another name, or copy again after fanout.drop_follower() on the leader.")));
+	follower_is_connected(follower, stream);
+}
+
+void
+follower_is_connected(const char *follower, const char *stream)
+{
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_IN_USE),
 			 errmsg("follower \"%s\" of stream \"%s\" is already connected",
@@ -125,28 +148,43 @@ attach_failed(const Sender *sender, AttachResult result)
 			 errhint("If this database is a copy of that follower, follow under another name.")));
 }
 
+TimestampTz
+old_sender_deadline(void)
+{
+	return TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ATTACH_TIMEOUT_MS);
+}
+
+bool
+wait_for_old_sender(pid_t pid, TimestampTz seen_at, TimestampTz deadline)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (now >= deadline)
+		return false;
+	if (TimestampDifferenceExceeds(seen_at, now, SILENT_MS))
+		(void) kill(pid, SIGTERM);
+	CHECK_FOR_INTERRUPTS();
+	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+					 POLL_MS, PG_WAIT_EXTENSION);
+	ResetLatch(MyLatch);
+	return true;
+}
+
 void
 sender_attach(Sender *sender)
 {
-	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ATTACH_TIMEOUT_MS);
+	TimestampTz deadline = old_sender_deadline();
 	AttachResult result;
 	pid_t		old_pid;
 	TimestampTz seen_at;
 
 	while ((result = try_attach(sender, &old_pid, &seen_at)) != ATTACHED)
 	{
-		TimestampTz now = GetCurrentTimestamp();
-
-		if (result != HAS_SENDER || now >= deadline)
+		if (result != HAS_SENDER || !wait_for_old_sender(old_pid, seen_at, deadline))
 			attach_failed(sender, result);
-		if (TimestampDifferenceExceeds(seen_at, now, SILENT_MS))
-			(void) kill(old_pid, SIGTERM);
-		CHECK_FOR_INTERRUPTS();
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 POLL_MS, PG_WAIT_EXTENSION);
-		ResetLatch(MyLatch);
 	}
-	sender_check_entry(sender);
+	if (is_of_other_history(sender))
+		sender_lost(sender);
 	/* A follower that streams is not one that copies, after a restart either. */
 	registry_save(sender->stream, true);
 }

@@ -37,7 +37,10 @@ token_position(const char *text)
 	return token.lsn;
 }
 
-/* Followers of any of this database's streams that have applied lsn. */
+/*
+ * Followers of any of this database's streams that have applied lsn.  One that is away may
+ * have lost what was not durable.
+ */
 static int
 count_applied(XLogRecPtr lsn)
 {
@@ -51,7 +54,8 @@ count_applied(XLogRecPtr lsn)
 		SpinLockAcquire(&registration->mutex);
 		if (registration->in_use && registration->dboid == MyDatabaseId &&
 			registration->state != FOLLOWER_LOST && registration->state != FOLLOWER_COPYING &&
-			registration->applied_lsn >= lsn)
+			(registration->state == FOLLOWER_STREAMING ? registration->applied_lsn :
+			 registration->durable_lsn) >= lsn)
 			count++;
 		SpinLockRelease(&registration->mutex);
 	}

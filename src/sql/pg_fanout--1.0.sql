@@ -49,6 +49,7 @@ CREATE TABLE fanout.followed_stream (
     copy_started_at timestamptz,
     schema_snapshot text,
     schema_until pg_lsn,
+    era uuid,
     leader_system text NOT NULL,
     leader_database oid NOT NULL,
     created_at timestamptz NOT NULL DEFAULT now(),
@@ -153,7 +154,7 @@ COMMENT ON FUNCTION fanout.wait_for_followers(integer, text, interval) IS
  */
 CREATE FUNCTION fanout.stream_info(stream name, wire_version integer,
     OUT state text, OUT system_identifier text, OUT encoding text, OUT machine text,
-    OUT follower_names name[])
+    OUT follower_names name[], OUT era uuid)
 RETURNS record AS 'MODULE_PATHNAME', 'fanout_stream_info' LANGUAGE C VOLATILE STRICT;
 COMMENT ON FUNCTION fanout.stream_info(name, integer) IS
     'for followers: what must be known of a stream before it can be followed';
@@ -171,10 +172,11 @@ RETURNS SETOF record AS 'MODULE_PATHNAME', 'fanout_stream_sequences' LANGUAGE C 
 COMMENT ON FUNCTION fanout.stream_sequences(name) IS
     'for followers: the sequences of a stream, with the values that the server has logged ahead';
 
-CREATE FUNCTION fanout.register_follower(stream name, follower name, instance uuid, replace boolean)
-RETURNS pg_lsn AS 'MODULE_PATHNAME', 'fanout_register_follower' LANGUAGE C VOLATILE STRICT;
-COMMENT ON FUNCTION fanout.register_follower(name, name, uuid, boolean) IS
-    'for followers: register and return a position from which, with a snapshot taken in a later transaction, a copy can be completed';
+CREATE FUNCTION fanout.register_follower(stream name, follower name, instance uuid, era uuid,
+    reached pg_lsn)
+RETURNS pg_lsn AS 'MODULE_PATHNAME', 'fanout_register_follower' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION fanout.register_follower(name, name, uuid, uuid, pg_lsn) IS
+    'for followers: register (with era and position of a copy to go on with: find it again) and return a position from which, with a snapshot taken in a later transaction, a copy can be completed';
 
 CREATE FUNCTION fanout.flush_wal()
 RETURNS pg_lsn AS 'MODULE_PATHNAME', 'fanout_flush_wal' LANGUAGE C VOLATILE;
@@ -191,15 +193,16 @@ RETURNS bigint AS 'MODULE_PATHNAME', 'fanout_row_hash' LANGUAGE C STABLE STRICT 
 COMMENT ON FUNCTION fanout.row_hash(record) IS
     'hash of a row''s exact values, for fanout.verify()';
 
-CREATE FUNCTION fanout.unregister_follower(stream name, follower name, instance uuid)
+CREATE FUNCTION fanout.unregister_follower(stream name, follower name, instance uuid,
+    sender_pid integer)
 RETURNS void AS 'MODULE_PATHNAME', 'fanout_unregister_follower' LANGUAGE C VOLATILE STRICT;
-COMMENT ON FUNCTION fanout.unregister_follower(name, name, uuid) IS
+COMMENT ON FUNCTION fanout.unregister_follower(name, name, uuid, integer) IS
     'for followers: unregister oneself; no error when not registered';
 
 CREATE PROCEDURE fanout.send_changes(stream name, follower name, instance uuid, after pg_lsn,
-    wire_version integer)
+    era uuid, reached pg_lsn, wire_version integer)
 AS 'MODULE_PATHNAME', 'fanout_send_changes' LANGUAGE C;
-COMMENT ON PROCEDURE fanout.send_changes(name, name, uuid, pg_lsn, integer) IS
+COMMENT ON PROCEDURE fanout.send_changes(name, name, uuid, pg_lsn, uuid, pg_lsn, integer) IS
     'for followers: turn this connection into a stream of changes that committed after a position';
 
 /*
@@ -420,7 +423,7 @@ COMMENT ON FUNCTION fanout.wait_for(text, interval, name) IS
     'wait until this follower has applied a token of its leader; false: timed out';
 
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA fanout FROM PUBLIC;
-REVOKE ALL ON PROCEDURE fanout.send_changes(name, name, uuid, pg_lsn, integer) FROM PUBLIC;
+REVOKE ALL ON PROCEDURE fanout.send_changes(name, name, uuid, pg_lsn, uuid, pg_lsn, integer) FROM PUBLIC;
 GRANT USAGE ON SCHEMA fanout TO PUBLIC;
 GRANT EXECUTE ON FUNCTION fanout.staleness_state(), fanout.lag(name),
     fanout.wait_for_copy(name, interval), fanout.wait_for(text, interval, name),
@@ -447,8 +450,8 @@ EXCEPTION
 END
 $$;
 GRANT EXECUTE ON FUNCTION fanout.stream_info(name, integer), fanout.stream_tables(name), fanout.stream_sequences(name),
-    fanout.register_follower(name, name, uuid, boolean), fanout.flush_wal(),
-    fanout.unregister_follower(name, name, uuid), fanout.snapshot_position(name),
+    fanout.register_follower(name, name, uuid, uuid, pg_lsn), fanout.flush_wal(),
+    fanout.unregister_follower(name, name, uuid, integer), fanout.snapshot_position(name),
     fanout.row_hash(record) TO fanout_follower;
-GRANT EXECUTE ON PROCEDURE fanout.send_changes(name, name, uuid, pg_lsn, integer)
+GRANT EXECUTE ON PROCEDURE fanout.send_changes(name, name, uuid, pg_lsn, uuid, pg_lsn, integer)
     TO fanout_follower;

@@ -74,7 +74,7 @@ register_follower(PGconn *conn, const char *stream, const char *follower)
 {
 	const char *params[2] = {stream, follower};
 	PGresult   *res = PQexecParams(conn,
-								   "SELECT fanout.register_follower($1, $2::text::name, md5($2::text)::uuid, true)",
+								   "SELECT fanout.register_follower($1, $2::text::name, md5($2::text)::uuid, NULL, NULL)",
 								   2, NULL, params, NULL, NULL, 0);
 	char	   *lsn;
 
@@ -92,8 +92,9 @@ start_stream(PGconn *conn, const char *stream, const char *follower, const char 
 	PGresult   *res;
 
 	snprintf(query, sizeof(query),
-			 "CALL fanout.send_changes('%s', '%s', md5('%s')::uuid, '%s', 1)",
-			 stream, follower, follower, after);
+			 "CALL fanout.send_changes('%s', '%s', md5('%s')::uuid, '%s',"
+			 " (fanout.stream_info('%s', 1)).era, '%s', 1)",
+			 stream, follower, follower, after, stream, after);
 	res = PQexec(conn, query);
 	if (PQresultStatus(res) != PGRES_COPY_BOTH)
 		fail(conn, "could not start");

@@ -54,9 +54,9 @@ sub follower_calls
 	my ($stream) = @_;
 	return ("SELECT state FROM fanout.stream_info('$stream', 1)",
 		"SELECT relname FROM fanout.stream_tables('$stream')",
-		"SELECT fanout.register_follower('$stream', 'f', '$uuid', true) > '0/0'",
-		"SELECT fanout.unregister_follower('$stream', 'f', '$uuid')",
-		"CALL fanout.send_changes('$stream', 'f', '$uuid', '0/0', 1)");
+		"SELECT fanout.register_follower('$stream', 'f', '$uuid', NULL, NULL) > '0/0'",
+		"SELECT fanout.unregister_follower('$stream', 'f', '$uuid', 0)",
+		"CALL fanout.send_changes('$stream', 'f', '$uuid', '0/0', '$uuid', '0/0', 1)");
 }
 for my $call (follower_calls('goods'), 'SELECT fanout.flush_wal()')
 {
