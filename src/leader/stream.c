@@ -342,6 +342,20 @@ execute_utility(const char *command)
 	own_tables_end(&state);
 }
 
+/*
+ * Is it there already, as we would make it?  It came with a copy of the database, then:
+ * pg_dump has publications, but no streams.
+ */
+static bool
+own_publication_exists(const char *publication)
+{
+	Oid			oid = get_publication_oid(publication, true);
+	Publication *pub = OidIsValid(oid) ? GetPublication(oid) : NULL;
+
+	return pub != NULL && pub->alltables && !pub->pubviaroot && pub->pubactions.pubinsert &&
+		pub->pubactions.pubupdate && pub->pubactions.pubdelete && pub->pubactions.pubtruncate;
+}
+
 /* Make the publication of a stream of every table; returns its name. */
 static char *
 create_own_publication(const char *stream)
@@ -359,8 +373,9 @@ create_own_publication(const char *stream)
 				 errmsg("stream name \"%s\" is too long", stream),
 				 errdetail("The name of its publication, \"%s\", would exceed %d bytes.",
 						   publication, NAMEDATALEN - 1)));
-	execute_utility(psprintf("CREATE PUBLICATION %s FOR ALL TABLES",
-							 quote_identifier(publication)));
+	if (!own_publication_exists(publication))
+		execute_utility(psprintf("CREATE PUBLICATION %s FOR ALL TABLES",
+								 quote_identifier(publication)));
 	return publication;
 }
 
