@@ -162,6 +162,19 @@ fanout_add_to_range_table(EState *estate, RangeTblEntry *rte)
 #endif
 }
 
+/* The columns that an UPDATE of that relation of the range table changes; 16 has them elsewhere. */
+static inline Bitmapset **
+fanout_updated_columns(EState *estate, Index rtindex)
+{
+	RangeTblEntry *rte = exec_rt_fetch(rtindex, estate);
+
+#if PG_VERSION_NUM >= 160000
+	return &getRTEPermissionInfo(estate->es_rteperminfos, rte)->updatedCols;
+#else
+	return &rte->updatedCols;
+#endif
+}
+
 /* 16 wants the relations whose rows are to be checked again; we have none. */
 #if PG_VERSION_NUM >= 160000
 #define fanout_eval_plan_qual_init(epqstate, estate) \

@@ -118,6 +118,9 @@ open_relation(ApplyRelation *relation)
 	relation->defaults = prepare_defaults(relation);
 	local_table_fire_deferred(relation->rel);
 	relation->triggers = local_table_has_triggers(relation->rel);
+	/* Rows differ in what changes, so an UPDATE computes all generated columns. */
+	if (relation->triggers)
+		(void) ExecGetExtraUpdatedCols(relation->result, estate);
 	relation->find = NULL;
 	relation->insert_slots = NULL;
 	open_relations = lappend(open_relations, relation);

@@ -11,11 +11,13 @@
 #include "postgres.h"
 
 #include "access/genam.h"
+#include "access/sysattr.h"
 #include "access/tableam.h"
 #include "commands/trigger.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
+#include "utils/datum.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/typcache.h"
@@ -199,15 +201,47 @@ row_insert(ApplyRelation *relation, TupleTableSlot *row)
 	ExecSimpleRelationInsert(relation->result, group_estate(), row);
 }
 
+/*
+ * The columns in which the row differs from the one that was found.  Which
+ * ones the leader's UPDATE named is not known; this is what changed.
+ */
+static Bitmapset *
+changed_columns(ApplyRelation *relation, TupleTableSlot *row)
+{
+	TupleTableSlot *found = relation->found_slot;
+	TupleDesc	tupdesc = RelationGetDescr(relation->rel);
+	Bitmapset  *columns = NULL;
+
+	slot_getallattrs(found);
+	slot_getallattrs(row);
+	for (int i = 0; i < tupdesc->natts; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(tupdesc, i);
+
+		if (att->attisdropped || att->attgenerated)
+			continue;
+		if (found->tts_isnull[i] != row->tts_isnull[i] ||
+			(!row->tts_isnull[i] && !datum_image_eq(found->tts_values[i], row->tts_values[i],
+													att->attbyval, att->attlen)))
+			columns = bms_add_member(columns, att->attnum - FirstLowInvalidHeapAttributeNumber);
+	}
+	return columns;
+}
+
+/* Triggers for UPDATE OF some columns want to know which ones change. */
 void
 row_update(ApplyRelation *relation, TupleTableSlot *row)
 {
 	EState	   *estate = group_estate();
+	Bitmapset **updated = fanout_updated_columns(estate, relation->result->ri_RangeTableIndex);
 	EPQState	epqstate;
 
+	if (relation->triggers)
+		*updated = changed_columns(relation, row);
 	fanout_eval_plan_qual_init(&epqstate, estate);
 	ExecSimpleRelationUpdate(relation->result, estate, &epqstate, relation->found_slot, row);
 	EvalPlanQualEnd(&epqstate);
+	*updated = NULL;
 }
 
 void
