@@ -5,11 +5,11 @@
  *
  * followed_stream.copy_state says what is done:
  *
- *	schema		nothing.  Pre-data is brought from the leader, and each table of the
+ *	schema		nothing.  The schema is brought from the leader, and each table of the
  *				stream gets a row in fanout.followed_table, pending.
  *	data		pending tables are emptied and copied, each in a transaction of its
  *				own that also notes the snapshot it was copied with.
- *	indexes		post-data: indexes, constraints, triggers.
+ *	indexes		what was put off of the schema: indexes, constraints, triggers.
  *	done		streaming begins or goes on.
  *
  * start_lsn is where the stream takes over.  NULL means that everything is copied
@@ -146,7 +146,7 @@ step_schema(FollowedRow *row, CopySession *session)
 {
 	begin_step("copying the schema");
 	if (row->copy_schema)
-		copy_schema_section(row, SCHEMA_PRE_DATA, session->snapshot_id);
+		copy_schema(row, session->snapshot_id);
 	list_tables(row, session, false);
 	note_schema(row, session);
 	set_start(row, session->start_lsn);
@@ -258,11 +258,21 @@ step_data(FollowedRow *row, CopySession *session)
 	end_step();
 }
 
+/* Were all tables copied with the snapshot of the schema? */
+static bool
+is_consistent(const FollowedRow *row)
+{
+	return change_rows("SELECT 1 FROM fanout.followed_table t"
+					   " JOIN fanout.followed_stream s ON s.id = t.followed_id"
+					   " WHERE s.id = $1 AND t.filter_snapshot IS DISTINCT FROM s.schema_snapshot",
+					   row->id) == 0;
+}
+
 static void
-step_indexes(FollowedRow *row, CopySession *session)
+step_indexes(FollowedRow *row)
 {
 	begin_step("making indexes and constraints");
-	copy_schema_section(row, SCHEMA_POST_DATA, session->snapshot_id);
+	run_deferred_statements(row, is_consistent(row));
 	change_rows("UPDATE fanout.followed_stream SET schema_done = true WHERE id = $1", row->id);
 	set_copy_state(row, COPY_DONE);
 	end_step();
@@ -286,7 +296,7 @@ initial_copy(FollowedStream *stream, FollowedRow *row)
 	if (strcmp(row->copy_state, COPY_DATA) == 0)
 		step_data(row, session);
 	if (strcmp(row->copy_state, COPY_INDEXES) == 0)
-		step_indexes(row, session);
+		step_indexes(row);
 
 	leader_disconnect(session->conn);
 	MemoryContextSwitchTo(oldcontext);

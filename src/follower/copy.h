@@ -41,16 +41,9 @@ extern void lock_leader_tables(PGconn *conn, List *tables);
 /* Are the two lists the same, but for their order and sizes? */
 extern bool same_tables(List *a, List *b);
 
-/* copy_schema.c */
-typedef enum SchemaSection
-{
-	SCHEMA_PRE_DATA,
-	SCHEMA_POST_DATA
-} SchemaSection;
-
-/* Needs a transaction; runs the section's statements, or defers those that must wait. */
-extern void copy_schema_section(const FollowedRow *row, SchemaSection section,
-								const char *snapshot_id);
+/* copy_schema.c: needs a transaction */
+extern void copy_schema(const FollowedRow *row, const char *snapshot_id);
+extern void run_deferred_statements(const FollowedRow *row, bool consistent);
 
 /* copy_table.c */
 

@@ -8,9 +8,14 @@
  * caller's transaction.
  *
  * Left out: the extension itself and its schema; large objects; statements that give something to
- * a role which does not exist here.  Put off until the copied data is consistent, in
- * fanout.deferred_statement: foreign keys, since tables of a copy that was
- * interrupted come from different snapshots, and materialized views' contents.
+ * a role which does not exist here.
+ *
+ * Both sections are brought at once, so that they are of one snapshot: from there on
+ * the stream has every change of the schema.  The statements of post-data are put off
+ * in fanout.deferred_statement until the rows are here.  Foreign keys and the
+ * contents of materialized views need tables that are consistent, and those of
+ * a copy that was interrupted come from different snapshots: then they wait until the
+ * stream has caught up.
  */
 #include "postgres.h"
 
@@ -29,11 +34,18 @@
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
+#include "utils/resowner.h"
 #include "utils/snapmgr.h"
 
 #include "follower/copy.h"
 #include "hints.h"
 #include "own_tables.h"
+
+typedef enum SchemaSection
+{
+	SCHEMA_PRE_DATA,
+	SCHEMA_POST_DATA
+} SchemaSection;
 
 /* ---------- running pg_dump ---------- */
 
@@ -255,7 +267,7 @@ adds_foreign_key(AlterTableStmt *stmt)
 }
 
 static bool
-must_wait(Node *stmt)
+needs_consistency(Node *stmt)
 {
 	return IsA(stmt, RefreshMatViewStmt) ||
 		(IsA(stmt, AlterTableStmt) && adds_foreign_key((AlterTableStmt *) stmt));
@@ -286,23 +298,25 @@ run_statement(char *statement)
 }
 
 static void
-defer_statement(const FollowedRow *row, const char *statement)
+defer_statement(const FollowedRow *row, const char *statement, bool needs_consistency)
 {
 	OwnTables	state;
-	Oid			types[] = {INT4OID, TEXTOID};
-	Datum		values[] = {Int32GetDatum(row->id), CStringGetTextDatum(statement)};
+	Oid			types[] = {INT4OID, BOOLOID, TEXTOID};
+	Datum		values[] = {Int32GetDatum(row->id), BoolGetDatum(needs_consistency),
+	CStringGetTextDatum(statement)};
 
 	own_tables_begin(&state);
-	if (SPI_execute_with_args("INSERT INTO fanout.deferred_statement (followed_id, position, statement)"
-							  " SELECT $1, coalesce(max(position), 0) + 1, $2"
+	if (SPI_execute_with_args("INSERT INTO fanout.deferred_statement"
+							  " (followed_id, position, needs_consistency, statement)"
+							  " SELECT $1, coalesce(max(position), 0) + 1, $2, $3"
 							  " FROM fanout.deferred_statement WHERE followed_id = $1",
-							  2, types, values, NULL, false, 0) != SPI_OK_INSERT)
+							  3, types, values, NULL, false, 0) != SPI_OK_INSERT)
 		elog(ERROR, "could not write fanout.deferred_statement");
 	own_tables_end(&state);
 }
 
 static void
-handle_statement(const FollowedRow *row, RawStmt *raw, const char *script)
+handle_statement(const FollowedRow *row, SchemaSection section, RawStmt *raw, const char *script)
 {
 	char	   *statement = raw->stmt_len > 0 ?
 		pnstrdup(script + raw->stmt_location, raw->stmt_len) : pstrdup(script + raw->stmt_location);
@@ -317,14 +331,14 @@ handle_statement(const FollowedRow *row, RawStmt *raw, const char *script)
 				 errdetail_internal("%s", statement)));
 		return;
 	}
-	if (must_wait(raw->stmt))
-		defer_statement(row, statement);
+	if (section == SCHEMA_POST_DATA)
+		defer_statement(row, statement, needs_consistency(raw->stmt));
 	else
 		run_statement(statement);
 }
 
-void
-copy_schema_section(const FollowedRow *row, SchemaSection section, const char *snapshot_id)
+static void
+copy_section(const FollowedRow *row, SchemaSection section, const char *snapshot_id)
 {
 	char	   *script = run_dump(row, section, snapshot_id);
 	int			nestlevel = NewGUCNestLevel();
@@ -332,28 +346,36 @@ copy_schema_section(const FollowedRow *row, SchemaSection section, const char *s
 
 	blank_psql_lines(script);
 	foreach(lc, pg_parse_query(script))
-		handle_statement(row, lfirst_node(RawStmt, lc), script);
+		handle_statement(row, section, lfirst_node(RawStmt, lc), script);
 
 	/* The script's SETs are for the script. */
 	AtEOXact_GUC(false, nestlevel);
 }
 
+void
+copy_schema(const FollowedRow *row, const char *snapshot_id)
+{
+	copy_section(row, SCHEMA_PRE_DATA, snapshot_id);
+	copy_section(row, SCHEMA_POST_DATA, snapshot_id);
+}
+
 /* ---------- deferred statements ---------- */
 
 static List *
-deferred_statements(int32 followed_id)
+deferred_statements(int32 followed_id, bool consistent)
 {
 	OwnTables	state;
-	Oid			types[] = {INT4OID};
-	Datum		values[] = {Int32GetDatum(followed_id)};
+	Oid			types[] = {INT4OID, BOOLOID};
+	Datum		values[] = {Int32GetDatum(followed_id), BoolGetDatum(consistent)};
 	List	   *statements = NIL;
 	MemoryContext oldcontext;
 
 	own_tables_begin(&state);
 	if (SPI_execute_with_args("WITH gone AS (DELETE FROM fanout.deferred_statement"
-							  " WHERE followed_id = $1 RETURNING position, statement)"
+							  " WHERE followed_id = $1 AND (NOT needs_consistency OR $2)"
+							  " RETURNING position, statement)"
 							  " SELECT statement FROM gone ORDER BY position",
-							  1, types, values, NULL, false, 0) != SPI_OK_SELECT)
+							  2, types, values, NULL, false, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not read fanout.deferred_statement");
 	oldcontext = MemoryContextSwitchTo(state.context);
 	for (uint64 i = 0; i < SPI_processed; i++)
@@ -364,16 +386,63 @@ deferred_statements(int32 followed_id)
 	return statements;
 }
 
+/*
+ * The statements that can be run.  The script's SETs are among them, and for them alone.
+ * Needs a transaction, before the stream changes the schema.
+ */
 void
-run_deferred_statements(const FollowedRow *row)
+run_deferred_statements(const FollowedRow *row, bool consistent)
+{
+	int			nestlevel = NewGUCNestLevel();
+	ListCell   *lc;
+
+	foreach(lc, deferred_statements(row->id, consistent))
+		run_statement(lfirst(lc));
+	AtEOXact_GUC(false, nestlevel);
+}
+
+/* The stream may have dropped or renamed what the statement is about. */
+static void
+run_unless_gone(char *statement)
+{
+	MemoryContext oldcontext = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+
+	BeginInternalSubTransaction(NULL);
+	PG_TRY();
+	{
+		run_statement(statement);
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		int			code = geterrcode();
+
+		if (code != ERRCODE_UNDEFINED_TABLE && code != ERRCODE_UNDEFINED_COLUMN &&
+			code != ERRCODE_DUPLICATE_OBJECT)
+			PG_RE_THROW();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		ereport(LOG,
+				(errmsg("a statement of the leader's schema is left out, since what it is about has changed"),
+				 errdetail_internal("%s", statement)));
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(oldcontext);
+	CurrentResourceOwner = owner;
+}
+
+/* The stream has caught up: what is left can be run. */
+void
+finish_schema(const FollowedRow *row)
 {
 	MemoryContext oldcontext = CurrentMemoryContext;
 	ListCell   *lc;
 
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
-	foreach(lc, deferred_statements(row->id))
-		run_statement(lfirst(lc));
+	foreach(lc, deferred_statements(row->id, true))
+		run_unless_gone(lfirst(lc));
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(oldcontext);

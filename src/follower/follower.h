@@ -192,7 +192,7 @@ extern void initial_copy(FollowedStream *stream, FollowedRow *row);
 extern void schedule_copy(int32 followed_id, Oid relid);
 
 /* Statements put off until the data is consistent (foreign keys); no-op when none is left. */
-extern void run_deferred_statements(const FollowedRow *row);
+extern void finish_schema(const FollowedRow *row);
 
 /* ---------- sequence.c ---------- */
 

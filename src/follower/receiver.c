@@ -219,7 +219,7 @@ note_applied(Receiver *receiver)
 		applied >= receiver->catch_up_lsn)
 	{
 		receiver->caught_up = true;
-		run_deferred_statements(receiver->row);
+		finish_schema(receiver->row);
 		if (pg_atomic_read_u32(&receiver->stream->reread) == 0)
 			positions_state(receiver->stream, FOLLOW_STREAMING);
 	}

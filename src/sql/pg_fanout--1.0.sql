@@ -77,11 +77,12 @@ COMMENT ON TABLE fanout.followed_table IS 'tables of this database that a stream
 CREATE TABLE fanout.deferred_statement (
     followed_id integer NOT NULL REFERENCES fanout.followed_stream ON DELETE CASCADE,
     position integer NOT NULL,
+    needs_consistency boolean NOT NULL,
     statement text NOT NULL,
     PRIMARY KEY (followed_id, position)
 );
 COMMENT ON TABLE fanout.deferred_statement IS
-    'schema statements of an initial copy that wait until the copied tables are consistent';
+    'schema statements of an initial copy that wait until the tables are copied, or consistent';
 
 REVOKE ALL ON fanout.stream, fanout.schema_change, fanout.followed_stream, fanout.followed_table, fanout.deferred_statement
     FROM PUBLIC;
