@@ -97,5 +97,84 @@ same('schema changes during the copy');
 is($follower->safe_psql('postgres', q{SELECT count(*) FROM fanout.deferred_statement}), '0', 'nothing is put off any longer');
 
 $_->quit for $first, $open, $gate;
+
+# ---------- a table that is copied again, with changes of it still in the stream ----------
+$follower->safe_psql('postgres', q{SELECT fanout.pause('app')});
+state_is($follower, 'paused');
+$leader->safe_psql('postgres', $_) for
+	q{UPDATE items SET v = 'w' WHERE id % 2 = 0},
+	q{ALTER TABLE items ADD added text DEFAULT 'default'},
+	q{UPDATE items SET added = 'own ' || id WHERE id % 3 = 0},
+	q{CREATE TABLE meanwhile (id int PRIMARY KEY); INSERT INTO meanwhile VALUES (1)},
+	q{ALTER TABLE items RENAME COLUMN before TO earlier};
+$follower->safe_psql('postgres', q{SELECT fanout.resync('app', 'items'); SELECT fanout.resume('app')});
+wait_for_copy($follower);
+same('a copy that finds columns that the stream is yet to add', q{UPDATE items SET added = NULL WHERE id % 5 = 0});
+
+# ---------- what is written before and after a change of the table ----------
+same('a table is written anew between changes of its rows', q{
+	BEGIN; INSERT INTO items (id, v) VALUES (3000, '1'), (3001, '2'); ALTER TABLE items ALTER earlier TYPE bigint; UPDATE items SET earlier = 4 WHERE id > 2999;
+	ALTER TABLE items ADD filled int NOT NULL DEFAULT 77; INSERT INTO items (id, v, filled) VALUES (3002, '3', 78); DELETE FROM items WHERE id = 3001; COMMIT},
+	q{ALTER TABLE items ALTER filled TYPE text USING 'n' || filled}, q{INSERT INTO items (id, filled) VALUES (3003, 'text')});
+same('a large transaction with savepoints and changes of its table', q{
+	BEGIN; INSERT INTO items (id, v) SELECT g, repeat('x', 50) FROM generate_series(10000, 12000) g;
+	SAVEPOINT a; INSERT INTO items (id, v) SELECT g, 'lost' FROM generate_series(20000, 22000) g;
+	SAVEPOINT b; ALTER TABLE items ADD lost int DEFAULT 1; UPDATE items SET lost = 2 WHERE id BETWEEN 10000 AND 11500; CREATE TABLE lost (a int); ROLLBACK TO a;
+	UPDATE items SET v = v || 'y' WHERE id BETWEEN 10000 AND 11500;
+	SAVEPOINT c; ALTER TABLE items ADD kept int DEFAULT 3; INSERT INTO items (id, kept) SELECT g, g FROM generate_series(30000, 32000) g; RELEASE c;
+	SAVEPOINT d; DELETE FROM items WHERE id BETWEEN 30000 AND 31500; TRUNCATE children; ROLLBACK TO d;
+	DELETE FROM items WHERE id BETWEEN 10500 AND 10600; ALTER TABLE items DROP after; INSERT INTO items (id, kept) VALUES (40000, 40000); COMMIT});
+is($follower->safe_psql('postgres', q{SELECT count(*), count(*) FILTER (WHERE v LIKE '%y'), count(*) FILTER (WHERE kept > 3) FROM items WHERE id >= 10000}),
+	'3902|1400|2002', '... of which the rest was rolled back');
+same('a schema that is renamed in a transaction', q{CREATE SCHEMA one; CREATE TABLE one.t (a int PRIMARY KEY)},
+	q{BEGIN; INSERT INTO one.t VALUES (1); ALTER SCHEMA one RENAME TO two; CREATE SCHEMA one; CREATE TABLE one.t (b text); INSERT INTO one.t VALUES ('new'); INSERT INTO two.t VALUES (2); UPDATE two.t SET a = 3 WHERE a = 1; COMMIT},
+	q{INSERT INTO one.t VALUES ('later'); INSERT INTO two.t VALUES (4)});
+
+# ---------- materialized views ----------
+sub same_view
+{
+	my ($what, @statements) = @_;
+	$leader->safe_psql('postgres', $_) for @statements;
+	wait_for_catchup($leader, $follower);
+	my $query = 'SELECT * FROM counts ORDER BY 1';
+	is($follower->safe_psql('postgres', $query), $leader->safe_psql('postgres', $query), $what);
+	return;
+}
+same_view('a materialized view has its rows', q{CREATE MATERIALIZED VIEW counts AS SELECT m, count(*) AS n FROM items GROUP BY m; CREATE UNIQUE INDEX ON counts (m)});
+same_view('... and the old ones until REFRESH', q{UPDATE items SET m = 'sad' WHERE id < 100});
+like($follower->safe_psql('postgres', 'SELECT string_agg(m::text, NULL) FROM counts'), qr/^(?!.*sad)/, '... which are old');
+same_view('REFRESH MATERIALIZED VIEW', q{REFRESH MATERIALIZED VIEW counts});
+same_view('REFRESH MATERIALIZED VIEW CONCURRENTLY', q{DELETE FROM items WHERE id BETWEEN 300 AND 350}, q{UPDATE items SET m = NULL WHERE id = 200}, q{REFRESH MATERIALIZED VIEW CONCURRENTLY counts});
+same_view('... within a transaction', q{BEGIN; INSERT INTO items (id, m) VALUES (50000, 'happy'); REFRESH MATERIALIZED VIEW counts; INSERT INTO items (id, m) VALUES (50001, 'happy'); COMMIT});
+same_view('... WITH NO DATA, and again', q{REFRESH MATERIALIZED VIEW counts WITH NO DATA}, q{REFRESH MATERIALIZED VIEW counts});
+
+# ---------- unlogged tables ----------
+$leader->safe_psql('postgres', q{CREATE UNLOGGED TABLE unlogged (a int); INSERT INTO unlogged VALUES (1), (2); UPDATE unlogged SET a = 3 WHERE a = 1; CREATE TABLE logged (a int PRIMARY KEY); INSERT INTO logged VALUES (1)});
+wait_for_catchup($leader, $follower);
+is($leader->safe_psql('postgres', 'SELECT sum(a) FROM unlogged'), '5', 'an unlogged table without a key can be changed');
+is($follower->safe_psql('postgres', 'SELECT count(*) FROM unlogged'), '0', '... and is left out');
+same('SET LOGGED copies it', q{ALTER TABLE unlogged SET LOGGED}, q{INSERT INTO unlogged VALUES (7)});
+is($follower->safe_psql('postgres', 'SELECT sum(a) FROM unlogged'), '12', '... with all its rows');
+$leader->safe_psql('postgres', $_) for q{ALTER TABLE logged SET UNLOGGED}, q{INSERT INTO logged VALUES (2)};
+same('SET UNLOGGED leaves it out', q{INSERT INTO items (id) VALUES (60000)});
+is($follower->safe_psql('postgres', q{SELECT count(*) FROM logged WHERE a = 2}), '0', '... from then on');
+same('... until SET LOGGED', q{ALTER TABLE logged SET LOGGED}, q{INSERT INTO logged VALUES (3)});
+
+# ---------- prepared transactions over a restart of the leader ----------
+for my $mode ('fast', 'immediate')
+{
+	$leader->safe_psql('postgres', qq{
+		BEGIN; INSERT INTO items (id, v) VALUES (70000, '$mode'); SAVEPOINT s; DELETE FROM items WHERE id > 100; ROLLBACK TO s; SAVEPOINT t; UPDATE items SET v = '$mode' WHERE id = 2000; PREPARE TRANSACTION 'commits';
+		BEGIN; CREATE TABLE by_$mode (a int PRIMARY KEY); INSERT INTO by_$mode VALUES (1); PREPARE TRANSACTION 'creates';
+		BEGIN; INSERT INTO items (id, v) VALUES (70001, 'no'); ALTER TABLE children ADD never int; PREPARE TRANSACTION 'aborts'});
+	wait_for_catchup($leader, $follower);
+	$leader->stop($mode);
+	$leader->start;
+	$leader->safe_psql('postgres', q{INSERT INTO items (id) SELECT max(id) + 1 FROM items});
+	wait_for_catchup($leader, $follower);
+	is($follower->safe_psql('postgres', qq{SELECT to_regclass('by_$mode'), count(*) FROM items WHERE id IN (70000, 70001)}), '|0', "$mode restart: prepared transactions are not applied");
+	same("... but when they commit", q{COMMIT PREPARED 'creates'}, q{ROLLBACK PREPARED 'aborts'}, q{COMMIT PREPARED 'commits'}, "INSERT INTO by_$mode VALUES (2)", 'DELETE FROM items WHERE id = 70000');
+}
+
 $_->stop for $leader, $follower;
 done_testing();
