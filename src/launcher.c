@@ -231,7 +231,7 @@ tend_worker(Launch *launch, TimestampTz now)
 	at_once = info->failures == 0;
 	SpinLockRelease(mutex);
 
-	if (running || launch->handle != NULL || launch->hint.dboid == Fanout->dropping_dboid)
+	if (running || launch->handle != NULL || launch->hint.dboid == Fanout->reserved_dboid)
 		return SCAN_INTERVAL_MS;
 	if (!at_once && now < launch->retry_at)
 		return TimestampDifferenceMilliseconds(now, launch->retry_at) + 1;
@@ -376,6 +376,7 @@ fanout_launcher_main(Datum arg)
 	for (;;)
 	{
 		long		timeout;
+		bool		discovered;
 
 		CHECK_FOR_INTERRUPTS();
 		if (ConfigReloadPending)
@@ -383,7 +384,11 @@ fanout_launcher_main(Datum arg)
 			ConfigReloadPending = false;
 			ProcessConfigFile(PGC_SIGHUP);
 		}
+		discovered = discover_streams();
+		MemoryContextSwitchTo(scan_context);
 		timeout = scan_hints();
+		if (!discovered)
+			timeout = Min(timeout, fanout_retry_interval);
 		/* A transaction of the scan may have left another context behind. */
 		MemoryContextSwitchTo(scan_context);
 		MemoryContextReset(scan_context);

@@ -21,13 +21,17 @@ extern void launcher_wake_at_commit(void);
  */
 extern Hint worker_start(void);
 
-/* drop_database.c: DROP DATABASE first stops that database's workers. */
-extern void drop_database_init(void);
+/* database_commands.c: some commands first stop a database's workers. */
+extern void database_commands_init(void);
+
+/* discovery.c: make hints that are missing after a recovery; false: not done yet. */
+extern bool discover_streams(void);
 
 /* Entry points, started by name. */
 extern PGDLLEXPORT void fanout_launcher_main(Datum arg);
 extern PGDLLEXPORT void fanout_decoder_main(Datum arg);
 extern PGDLLEXPORT void fanout_follower_main(Datum arg);
 extern PGDLLEXPORT void fanout_copy_main(Datum arg);
+extern PGDLLEXPORT void fanout_discovery_main(Datum arg);
 
 #endif							/* FANOUT_LAUNCHER_H */

@@ -12,14 +12,39 @@
  */
 #include "postgres.h"
 
+#include "catalog/dependency.h"
+#include "catalog/namespace.h"
 #include "catalog/pg_authid.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
+#include "commands/extension.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "utils/array.h"
 #include "utils/guc.h"
+#include "utils/lsyscache.h"
 
 #include "own_tables.h"
+
+/*
+ * The oid of one of our tables; InvalidOid when the extension is not in this database.  A
+ * table of that name which is somebody else's may have any columns, or be a view with code
+ * of his: it does not count.
+ */
+Oid
+own_table_oid(const char *name)
+{
+	Oid			schema = get_namespace_oid(FANOUT_SCHEMA, true);
+	Oid			extension = get_extension_oid(FANOUT_LIBRARY, true);
+	Oid			relid;
+
+	if (!OidIsValid(schema) || !OidIsValid(extension))
+		return InvalidOid;
+	relid = get_relname_relid(name, schema);
+	if (OidIsValid(relid) && getExtensionOfObject(RelationRelationId, relid) != extension)
+		return InvalidOid;
+	return relid;
+}
 
 /* Connect to SPI with the right to use our own tables. */
 void

@@ -28,6 +28,9 @@ typedef struct OwnTables
 extern void own_tables_begin(OwnTables *state);
 extern void own_tables_end(OwnTables *state);
 
+/* One of our tables; InvalidOid when the extension is not in this database. */
+extern Oid	own_table_oid(const char *name);
+
 /* An oid[] of a List of oids. */
 extern Datum oid_array_datum(List *oids);
 

@@ -119,8 +119,9 @@ _PG_init(void)
 	ddl_capture_init();
 	commit_token_init();
 	guard_init();
+	control_init();
 	read_bound_init();
-	drop_database_init();
+	database_commands_init();
 	MarkGUCPrefixReserved("fanout");
 }
 

@@ -8,6 +8,7 @@
  */
 #include "postgres.h"
 
+#include "access/xlog.h"
 #include "catalog/pg_control.h"
 #include "common/controldata_utils.h"
 #include "mb/pg_wchar.h"
@@ -77,7 +78,7 @@ init_control(void)
 	SpinLockInit(&Fanout->mutex);
 	Fanout->shutdown_lsn = read_shutdown_lsn();
 	Fanout->launcher_procno = -1;
-	Fanout->dropping_dboid = InvalidOid;
+	Fanout->reserved_dboid = InvalidOid;
 	pg_atomic_init_u32(&Fanout->leader_streams, 0);
 	pg_atomic_init_u32(&Fanout->followed_streams, 0);
 	pg_atomic_init_u64(&Fanout->guard_generation, 1);
@@ -331,6 +332,13 @@ followed_stream_find(Oid dboid, int32 id)
 	i = followed_stream_index(dboid, id, &free_slot);
 	LWLockRelease(Fanout->lock);
 	return i < 0 ? NULL : &FollowedStreams[i];
+}
+
+bool
+follows_anything(void)
+{
+	return Fanout != NULL &&
+		(pg_atomic_read_u32(&Fanout->followed_streams) > 0 || RecoveryInProgress());
 }
 
 static void

@@ -231,7 +231,7 @@ typedef struct FanoutShmem
 	slock_t		mutex;
 	XLogRecPtr	shutdown_lsn;	/* the checkpoint before this start; Invalid unless shut down */
 	int			launcher_procno;	/* -1: not running */
-	Oid			dropping_dboid; /* no worker is started for a database being dropped */
+	Oid			reserved_dboid; /* no worker is started there, see database_commands.c */
 
 	/*
 	 * Number of leader streams and of followed streams of the whole server:
@@ -262,6 +262,9 @@ extern bool leader_of_any_stream(Oid dboid);
 extern LeaderStream *leader_stream_claim(Oid dboid, int32 id);
 extern void leader_stream_release(LeaderStream *stream);
 extern FollowedStream *followed_stream_find(Oid dboid, int32 id);
+
+/* May any database of this server follow a stream?  On a standby nobody claims records. */
+extern bool follows_anything(void);
 extern FollowedStream *followed_stream_claim(Oid dboid, int32 id);
 extern void followed_stream_release(FollowedStream *stream);
 

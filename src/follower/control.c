@@ -4,14 +4,18 @@
  *		for its copy.
  *
  * All of them change the stream's row and, once that is committed, have the
- * worker look at it again.  A rollback does nothing.
+ * worker look at it again.  A rollback does nothing.  DROP EXTENSION takes the rows of all
+ * streams; then their workers find none.
  */
 #include "postgres.h"
 
 #include <signal.h>
 
 #include "access/xact.h"
+#include "catalog/objectaccess.h"
+#include "catalog/pg_extension.h"
 #include "catalog/pg_type.h"
+#include "commands/extension.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "pgstat.h"
@@ -42,6 +46,29 @@ typedef struct PendingChange
 } PendingChange;
 
 static List *pending = NIL;		/* in TopTransactionContext */
+static bool extension_dropped = false;	/* perhaps in a subtransaction that was rolled back */
+
+static object_access_hook_type prev_object_access = NULL;
+
+/* All of this database's workers look for their rows. */
+static void
+restart_workers(void)
+{
+	for (int i = 0; i < fanout_max_streams; i++)
+	{
+		FollowedStream *stream = &FollowedStreams[i];
+		pid_t		pid = 0;
+
+		SpinLockAcquire(&stream->mutex);
+		if (stream->in_use && stream->dboid == MyDatabaseId)
+			pid = stream->worker.pid;
+		stream->worker.failures = 0;
+		SpinLockRelease(&stream->mutex);
+		if (pid != 0)
+			(void) kill(pid, SIGTERM);
+	}
+	launcher_wake();
+}
 
 /* The worker looks at its row, now that the change of it is committed. */
 static void
@@ -140,9 +167,14 @@ control_xact_callback(XactEvent event, void *arg)
 	{
 		foreach(lc, pending)
 			notify_worker(lfirst(lc));
+		if (extension_dropped)
+			restart_workers();
 	}
 	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
+	{
 		pending = NIL;
+		extension_dropped = false;
+	}
 }
 
 static void
@@ -164,12 +196,10 @@ control_subxact_callback(SubXactEvent event, SubTransactionId subid,
 	}
 }
 
-static PendingChange *
-add_pending(int32 id)
+static void
+register_callbacks(void)
 {
 	static bool registered = false;
-	MemoryContext oldcontext = MemoryContextSwitchTo(TopTransactionContext);
-	PendingChange *change = palloc0(sizeof(PendingChange));
 
 	if (!registered)
 	{
@@ -177,6 +207,35 @@ add_pending(int32 id)
 		RegisterSubXactCallback(control_subxact_callback, NULL);
 	}
 	registered = true;
+}
+
+static void
+watch_extension(ObjectAccessType access, Oid class_id, Oid object_id, int sub_id, void *arg)
+{
+	if (prev_object_access)
+		prev_object_access(access, class_id, object_id, sub_id, arg);
+	if (access == OAT_DROP && class_id == ExtensionRelationId && follows_anything() &&
+		object_id == get_extension_oid(FANOUT_LIBRARY, true))
+	{
+		register_callbacks();
+		extension_dropped = true;
+	}
+}
+
+void
+control_init(void)
+{
+	prev_object_access = object_access_hook;
+	object_access_hook = watch_extension;
+}
+
+static PendingChange *
+add_pending(int32 id)
+{
+	MemoryContext oldcontext = MemoryContextSwitchTo(TopTransactionContext);
+	PendingChange *change = palloc0(sizeof(PendingChange));
+
+	register_callbacks();
 	change->id = id;
 	change->subid = GetCurrentSubTransactionId();
 	pending = lappend(pending, change);

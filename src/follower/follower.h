@@ -237,6 +237,10 @@ extern int64 positions_proven_boot(FollowedStream *stream, struct SnapshotData *
 
 extern const char *follow_state_name(FollowState state);
 
+/* ---------- control.c ---------- */
+
+extern void control_init(void);
+
 /* ---------- guard.c ---------- */
 
 extern void guard_init(void);

@@ -49,8 +49,7 @@ guard_allow_this_process(void)
 bool
 guard_is_active(void)
 {
-	return fanout_guard && !allowed && Fanout != NULL &&
-		pg_atomic_read_u32(&Fanout->followed_streams) > 0;
+	return fanout_guard && !allowed && follows_anything();
 }
 
 const char *

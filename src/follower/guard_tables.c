@@ -40,6 +40,7 @@
 #include "utils/rel.h"
 
 #include "follower/guard.h"
+#include "own_tables.h"
 
 /* Columns of our tables, as the extension's script has them. */
 #define Anum_followed_stream_id			1
@@ -80,23 +81,13 @@ relcache_callback(Datum arg, Oid relid)
 
 /* ---------- reading our tables ---------- */
 
-/*
- * NULL when the extension is not in this database.  A table of that name which
- * is not the extension's may have any columns: it does not count.
- */
+/* NULL when the extension is not in this database. */
 static Relation
 open_own_table(const char *name)
 {
-	Oid			extension = get_extension_oid(FANOUT_LIBRARY, true);
-	Oid			nspid = get_namespace_oid(FANOUT_SCHEMA, true);
-	Oid			relid;
+	Oid			relid = own_table_oid(name);
 
-	if (!OidIsValid(extension) || !OidIsValid(nspid))
-		return NULL;
-	relid = get_relname_relid(name, nspid);
-	if (!OidIsValid(relid) || getExtensionOfObject(RelationRelationId, relid) != extension)
-		return NULL;
-	return try_table_open(relid, AccessShareLock);
+	return OidIsValid(relid) ? try_table_open(relid, AccessShareLock) : NULL;
 }
 
 static Datum
@@ -260,7 +251,7 @@ guard_stream_of(Oid relid)
 	uint64		generation;
 	GuardedTable *table;
 
-	if (Fanout == NULL || pg_atomic_read_u32(&Fanout->followed_streams) == 0 ||
+	if (!follows_anything() ||
 		!OidIsValid(MyDatabaseId) || !IsTransactionState())
 		return NULL;
 	generation = pg_atomic_read_u64(&Fanout->guard_generation);

@@ -34,6 +34,7 @@
 #include "tcop/pquery.h"
 #include "tcop/utility.h"
 #include "utils/guc.h"
+#include "utils/lsyscache.h"
 #include "utils/snapmgr.h"
 
 #include "follower/follower.h"
@@ -82,8 +83,7 @@ token_wanted(void)
 static inline bool
 bounded(void)
 {
-	return (max_staleness >= 0 || token_wanted()) &&
-		Fanout != NULL && pg_atomic_read_u32(&Fanout->followed_streams) > 0;
+	return (max_staleness >= 0 || token_wanted()) && follows_anything();
 }
 
 static TimestampTz
@@ -126,13 +126,30 @@ token_not_applied(void)
 
 /* ---------- which streams a statement reads ---------- */
 
+/* Its stream has no record: no worker was started since the server was. */
+static void
+nothing_known(Oid relid)
+{
+	ereport(ERROR,
+			(errcode(FANOUT_ERRCODE_STALE_READ),
+			 errmsg("the follower is too stale for this statement"),
+			 errdetail("Nothing is known about the stream of table \"%s\".", get_rel_name(relid)),
+			 RecoveryInProgress() ?
+			 errhint("This server is a standby of the follower: read there, or reset \"fanout.max_staleness\" and \"fanout.read_after\".") : 0));
+}
+
 static List *
 add_stream_of(List *streams, Oid relid)
 {
 	int32		id = guard_followed_id(relid);
-	FollowedStream *stream = id == 0 ? NULL : followed_stream_find(MyDatabaseId, id);
+	FollowedStream *stream;
 
-	return stream == NULL ? streams : list_append_unique_ptr(streams, stream);
+	if (id == 0)
+		return streams;
+	stream = followed_stream_find(MyDatabaseId, id);
+	if (stream == NULL)
+		nothing_known(relid);
+	return list_append_unique_ptr(streams, stream);
 }
 
 static List *

@@ -32,6 +32,7 @@
 #include "follower/follower.h"
 #include "follower/table_activity.h"
 #include "launcher.h"
+#include "own_tables.h"
 #include "wire/message.h"
 
 static FollowedStream *my_stream = NULL;
@@ -84,8 +85,7 @@ read_row(int32 id)
 
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
-	if (OidIsValid(get_relname_relid("followed_stream",
-									 get_namespace_oid(FANOUT_SCHEMA, true))))
+	if (OidIsValid(own_table_oid("followed_stream")))
 	{
 		MemoryContextSwitchTo(worker_context);
 		row = followed_row_by_id(id);
@@ -103,7 +103,7 @@ wait_for_writers(void)
 	Oid			relid;
 
 	StartTransactionCommand();
-	relid = get_relname_relid("followed_stream", get_namespace_oid(FANOUT_SCHEMA, true));
+	relid = own_table_oid("followed_stream");
 	if (OidIsValid(relid))
 		LockRelationOid(relid, ShareLock);
 	CommitTransactionCommand();

@@ -59,25 +59,12 @@ static const char *const captured_settings[] = {
 
 /* ---------- is there anything to do? ---------- */
 
-/* fanout.schema_change, if it is the extension's; a user's own table of that name is not. */
-static Oid
-schema_change_table(void)
-{
-	Oid			schema = get_namespace_oid(FANOUT_SCHEMA, true);
-	Oid			relid = OidIsValid(schema) ? get_relname_relid("schema_change", schema) : InvalidOid;
-
-	if (OidIsValid(relid) &&
-		getExtensionOfObject(RelationRelationId, relid) != get_extension_oid(FANOUT_LIBRARY, true))
-		return InvalidOid;
-	return relid;
-}
-
 static bool
 leads_ddl(void)
 {
 	ListCell   *lc;
 
-	if (!OidIsValid(schema_change_table()))
+	if (!OidIsValid(own_table_oid("schema_change")))
 		return false;
 	foreach(lc, stream_rows())
 	{
@@ -117,7 +104,7 @@ settings_datum(void)
 static void
 write_down(const char *text, List *relids, uint8 flags)
 {
-	Relation	rel = table_open(schema_change_table(), RowExclusiveLock);
+	Relation	rel = table_open(own_table_oid("schema_change"), RowExclusiveLock);
 	Datum		values[Natts_schema_change];
 	bool		nulls[Natts_schema_change] = {0};
 	HeapTuple	tuple;

@@ -45,6 +45,7 @@
 #include "launcher.h"
 #include "leader/decoder.h"
 #include "leader/sequence.h"
+#include "own_tables.h"
 
 /* Handed to the kernel at the latest when so much waits for it. */
 #define PUBLISH_BYTES	(64 * 1024)
@@ -73,13 +74,11 @@ read_row(int32 id)
 {
 	StreamRow  *row = NULL;
 	MemoryContext oldcontext = CurrentMemoryContext;
-	Oid			nspid;
 
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
-	nspid = get_namespace_oid(FANOUT_SCHEMA, true);
-	MyDecoder->state.stream_table = get_relname_relid("stream", nspid);
-	MyDecoder->state.schema_change_table = get_relname_relid("schema_change", nspid);
+	MyDecoder->state.stream_table = own_table_oid("stream");
+	MyDecoder->state.schema_change_table = own_table_oid("schema_change");
 	if (OidIsValid(MyDecoder->state.stream_table))
 	{
 		MemoryContextSwitchTo(oldcontext);

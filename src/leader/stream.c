@@ -20,9 +20,13 @@
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "access/xact.h"
+#include "catalog/dependency.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_authid.h"
+#include "catalog/pg_extension.h"
+#include "catalog/pg_publication.h"
 #include "catalog/pg_type.h"
+#include "commands/extension.h"
 #include "commands/publicationcmds.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
@@ -60,14 +64,6 @@ PG_FUNCTION_INFO_V1(fanout_create_stream);
 PG_FUNCTION_INFO_V1(fanout_drop_stream);
 
 /* ---------- reading rows ---------- */
-
-static Oid
-stream_table(void)
-{
-	Oid			schema = get_namespace_oid(FANOUT_SCHEMA, true);
-
-	return OidIsValid(schema) ? get_relname_relid("stream", schema) : InvalidOid;
-}
 
 /* Elements of a name[]; fails on nulls, which no caller has a use for. */
 static List *
@@ -137,7 +133,7 @@ static List *
 scan_rows(const ScanKeyData *condition)
 {
 	List	   *rows = NIL;
-	Oid			relid = stream_table();
+	Oid			relid = own_table_oid("stream");
 	ScanKeyData keys[2];
 	Relation	rel;
 	SysScanDesc scan;
@@ -356,6 +352,16 @@ own_publication_exists(const char *publication)
 		pub->pubactions.pubupdate && pub->pubactions.pubdelete && pub->pubactions.pubtruncate;
 }
 
+/* DROP EXTENSION takes it along. */
+static void
+depend_on_extension(const char *publication)
+{
+	ObjectAddress extension = {ExtensionRelationId, get_extension_oid(FANOUT_LIBRARY, false), 0};
+	ObjectAddress object = {PublicationRelationId, get_publication_oid(publication, false), 0};
+
+	recordDependencyOn(&object, &extension, DEPENDENCY_AUTO);
+}
+
 /* Make the publication of a stream of every table; returns its name. */
 static char *
 create_own_publication(const char *stream)
@@ -376,6 +382,7 @@ create_own_publication(const char *stream)
 	if (!own_publication_exists(publication))
 		execute_utility(psprintf("CREATE PUBLICATION %s FOR ALL TABLES",
 								 quote_identifier(publication)));
+	depend_on_extension(publication);
 	return publication;
 }
 
