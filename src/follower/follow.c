@@ -130,6 +130,10 @@ check_extension(PGconn *conn)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("\"wal_level\" of the leader is not \"logical\"")));
+	if (strcmp(leader_query_value(conn, "SELECT pg_catalog.pg_is_in_recovery()", 0, NULL), "t") == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("the leader is a standby, which can not be followed")));
 }
 
 /* Fails unless names, an array in text form, lacks the follower's name. */
