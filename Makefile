@@ -23,3 +23,14 @@ include $(PGXS)
 
 # A changed header rebuilds everything: the sources are small.
 $(OBJS): $(wildcard src/*.h src/*/*.h)
+
+# The version that the library belongs to is that of the control file.
+VERSION := $(shell sed -n "s/^default_version = '\(.*\)'/\1/p" pg_fanout.control)
+src/version.o: override CPPFLAGS += -DFANOUT_VERSION='"$(VERSION)"'
+src/version.o: pg_fanout.control
+
+# A release for PGXN, of what is committed.
+dist:
+	git archive --format zip --prefix=pg_fanout-$(VERSION).0/ -o pg_fanout-$(VERSION).0.zip HEAD
+
+.PHONY: dist

@@ -21,6 +21,7 @@
 #include "leader/leader.h"
 #include "pg_fanout.h"
 #include "shmem.h"
+#include "version.h"
 
 PG_MODULE_MAGIC;
 
@@ -122,6 +123,7 @@ _PG_init(void)
 	control_init();
 	read_bound_init();
 	database_commands_init();
+	version_init();
 	MarkGUCPrefixReserved("fanout");
 }
 

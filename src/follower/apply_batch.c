@@ -235,7 +235,7 @@ sort_number(const Batch *batch, const ColumnValue *row)
 		}
 		left -= bytes * 8;
 	}
-	return number << left;
+	return left < 64 ? number << left : 0;
 }
 
 /* ---------- collecting ---------- */

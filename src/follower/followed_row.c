@@ -21,6 +21,7 @@
 
 #include "follower/follower.h"
 #include "own_tables.h"
+#include "version.h"
 
 void
 followed_origin_name(char *name, Oid dboid, int32 id)
@@ -86,6 +87,7 @@ read_row(const char *query, Oid type, Datum value)
 	Datum		values[] = {ObjectIdGetDatum(MyDatabaseId), value};
 	FollowedRow *row = NULL;
 
+	version_check();
 	own_tables_begin(&state);
 	if (SPI_execute_with_args(query, 2, types, values, NULL, false, 1) != SPI_OK_SELECT)
 		elog(ERROR, "could not read fanout.followed_stream");

@@ -43,6 +43,7 @@
 #include "launcher.h"
 #include "leader/leader.h"
 #include "own_tables.h"
+#include "version.h"
 
 /* Columns of fanout.stream, as the extension script has them. */
 enum
@@ -162,6 +163,7 @@ stream_row_by_id(int32 id)
 	ScanKeyData key;
 	List	   *rows;
 
+	version_check();
 	ScanKeyInit(&key, Anum_stream_id, BTEqualStrategyNumber, F_INT4EQ, Int32GetDatum(id));
 	rows = scan_rows(&key);
 	return rows != NIL ? linitial(rows) : NULL;
@@ -174,6 +176,7 @@ stream_row_by_name(const char *name)
 	NameData	namedata;
 	List	   *rows;
 
+	version_check();
 	namestrcpy(&namedata, name);
 	ScanKeyInit(&key, Anum_stream_name, BTEqualStrategyNumber, F_NAMEEQ,
 				NameGetDatum(&namedata));

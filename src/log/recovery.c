@@ -246,7 +246,7 @@ log_recover(const char *dir, const LogIdentity *identity, XLogRecPtr confirmed_l
 {
 	int			count;
 	uint64	   *segnos = segment_list(dir, &count);
-	SegmentHeader last;
+	SegmentHeader last = {{0}};
 
 	memset(recovery, 0, sizeof(LogRecovery));
 	recovery->next_segno = count > 0 ? segnos[count - 1] + 1 : FIRST_SEGNO;

@@ -12,7 +12,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(sleep time);
 
-our @EXPORT = qw(new_server new_leader new_follower follow conninfo wait_for_copy
+our @EXPORT = qw(new_server start_server new_leader new_follower follow conninfo wait_for_copy
   wait_for_catchup wait_until same_data all_equal checksums worker_pid client start_client
   session state_is);
 
@@ -21,6 +21,14 @@ sub new_server
 {
 	my ($name, @settings) = @_;
 	my $node = PostgreSQL::Test::Cluster->new($name);
+	start_server($node, @settings);
+	return $node;
+}
+
+# The same for one that was made, but not set up.
+sub start_server
+{
+	my ($node, @settings) = @_;
 	$node->init(allows_streaming => 'logical');
 	$node->append_conf('postgresql.conf', join("\n",
 			"shared_preload_libraries = 'pg_fanout'",
@@ -28,7 +36,7 @@ sub new_server
 			'log_min_messages = info', 'log_statement = none', @settings)
 		  . "\n");
 	$node->start;
-	return $node;
+	return;
 }
 
 # A server whose database postgres leads stream "app" (all tables).
