@@ -23,6 +23,10 @@ typedef struct Decoder
 	/* publish.c; all times are those of fanout_boottime_us() */
 	XLogRecPtr	published_lsn;	/* decoded_lsn as last stored in shared memory */
 	int64		published_at;
+	uint64		published_transactions;
+	double		commit_rate;	/* per second */
+	int64		rate_since;
+	uint64		rate_transactions;	/* written before that */
 	int64		publication_cost;	/* microseconds of credit */
 	int64		credit_us;
 	int64		credited_at;
@@ -48,7 +52,12 @@ extern void decoder_publish(Decoder *decoder);
 
 /* The same if it is time; idle: there is no more WAL to read for now. */
 extern void decoder_publish_if_due(Decoder *decoder, bool idle);
+
+/* Milliseconds until there is credit to publish transactions; 0: none waits. */
 extern long decoder_publish_wait(const Decoder *decoder);
+
+/* Milliseconds until the position is published if there are none, at most limit. */
+extern long decoder_progress_wait(const Decoder *decoder, long limit);
 
 /*
  * Sync the log, confirm the slot, trim the log and save the registry, if it is

@@ -49,6 +49,7 @@
 
 #define CHUNK_SIZE		(128 * 1024)
 #define TICK_MS			1000
+#define INPUT_TURNS		16
 
 PG_FUNCTION_INFO_V1(fanout_send_changes);
 
@@ -383,6 +384,13 @@ wait_for_events(void)
 	return readable;
 }
 
+/* There is more to send: do so without a sleep, and look only now and then for input. */
+static void
+go_on(Sender *sender)
+{
+	sender->may_have_input = ++sender->turns % INPUT_TURNS == 0;
+}
+
 /* Until there is something to read, to write or to send; a second at most. */
 static void
 sender_sleep(Sender *sender, const LogView *view)
@@ -398,7 +406,7 @@ sender_sleep(Sender *sender, const LogView *view)
 		ResetLatch(MyLatch);
 	}
 	else
-		sender->may_have_input = true;
+		go_on(sender);
 	pg_atomic_write_u32(&sender->registration->sender_asleep, 0);
 }
 
@@ -424,7 +432,7 @@ sender_loop(Sender *sender)
 		if (sender->at_end || pq_is_send_pending())
 			sender_sleep(sender, &view);
 		else
-			sender->may_have_input = true;
+			go_on(sender);
 	}
 	MemoryContextSwitchTo(oldcontext);
 }

@@ -32,6 +32,7 @@ typedef struct Sender
 	int64		questions_came[SENDER_QUESTIONS];	/* fanout_boottime_us(), by number */
 	uint64		newest_question;
 	bool		may_have_input; /* bytes of the follower may have arrived */
+	uint32		turns;			/* of the loop without a sleep */
 	bool		done;			/* the follower sent CopyDone */
 	TimestampTz ticked_at;
 	StringInfoData in;

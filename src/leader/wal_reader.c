@@ -85,7 +85,7 @@ static void
 sleep_for_wal(LeaderStream *stream, XLogRecPtr loc)
 {
 	XLogRecPtr	flushed;
-	long		timeout = SLEEP_MS;
+	long		timeout = decoder_progress_wait(MyDecoder, SLEEP_MS);
 
 	pg_atomic_write_u32(&stream->decoder_asleep, 1);
 	pg_memory_barrier();
@@ -94,7 +94,7 @@ sleep_for_wal(LeaderStream *stream, XLogRecPtr loc)
 	if (pg_atomic_read_u64(&stream->async_commit_lsn) > flushed)
 	{
 		pg_atomic_write_u32(&stream->decoder_asleep, 2);
-		timeout = SLEEP_ASYNC_MS;
+		timeout = Min(timeout, SLEEP_ASYNC_MS);
 	}
 	if (flushed < loc && XLogRecPtrIsInvalid(wanted_flush(stream, flushed)))
 		sleep_ms(timeout);
