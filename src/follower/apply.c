@@ -53,6 +53,7 @@ static struct
 	bool		passing;		/* ... which was applied before */
 	XLogRecPtr	received_lsn;	/* end of the newest one that the leader sent */
 	bool		ends_group;		/* ... which changed the schema: the group ends with it */
+	bool		reread;			/* once the group is committed the worker looks at its row */
 	uint64		changes;		/* in the group */
 	uint64		transactions;
 	LogTxn		last;			/* the last whole transaction in the group */
@@ -91,7 +92,8 @@ apply_start(FollowedStream *stream, const FollowedRow *row)
 	applier.local_xid = fanout_full_xid(GetTopTransactionId());
 	PushActiveSnapshot(GetTransactionSnapshot());
 	relation_map_init(row);
-	apply_ddl_init(stream, row);
+	apply_ddl_init(row);
+	apply_tables_init(row);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(applier_context);
@@ -151,6 +153,13 @@ commit_local(void)
 	note_local_commit(XactLastCommitEnd, applier.last.end_lsn);
 }
 
+/* There will be tables to copy. */
+void
+apply_needs_copy(void)
+{
+	applier.reread = true;
+}
+
 void
 apply_count(ApplyRelation *relation)
 {
@@ -194,7 +203,9 @@ apply_commit_group(void)
 	positions_applied(applier.stream, applier.applied_lsn, applier.applied_seq,
 					  applier.transactions);
 	report_changes();
-	apply_ddl_committed();
+	if (applier.reread)
+		pg_atomic_write_u32(&applier.stream->reread, 1);
+	applier.reread = false;
 	applier.changes = 0;
 	applier.transactions = 0;
 	pgstat_report_stat(false);
@@ -240,6 +251,8 @@ apply_other(const Change *change)
 		apply_truncate(change, &apply_position.txn);
 	else if (change->op == CHANGE_SEQUENCE)
 		sequence_set(&change->sequence);
+	else if (change->op == CHANGE_TABLES)
+		applier.ends_group |= apply_tables(change, &apply_position.txn);
 	else
 		applier.ends_group |= apply_statement(change, &apply_position.txn);
 	apply_next_command();
@@ -252,8 +265,7 @@ apply_change(const Change *change)
 
 	applier.changes++;
 	apply_position.change = change;
-	if (change->op == CHANGE_TRUNCATE || change->op == CHANGE_SEQUENCE ||
-		change->op == CHANGE_STATEMENT)
+	if (!change_is_of_row(change))
 	{
 		apply_other(change);
 		return;

@@ -10,6 +10,8 @@
  * Schema and data may come from different snapshots of the leader:
  *
  *	-	A change that the schema's snapshot sees came with the schema: it is left out.
+ *		So is one of a table that joined the stream since and was made here from a
+ *		newer schema, or is yet to be made.
  *	-	A change of a table whose rows were copied with a later snapshot finds
  *		them without the values of the column that it adds: the table is copied
  *		again.  So it is when the statement's values come out otherwise here.
@@ -42,14 +44,12 @@
 
 static struct
 {
-	FollowedStream *stream;
 	const FollowedRow *row;
 	MemoryContext context;		/* reset with every statement */
 	bool		running;		/* the hook watches */
 	bool		tables_changed; /* relations or schemas came, went or changed */
 	List	   *created;		/* oids of relations */
 	List	   *altered;		/* oids of relations with a new or altered column */
-	bool		copy_scheduled; /* in this local transaction */
 } ddl;
 
 static object_access_hook_type prev_object_access = NULL;
@@ -83,7 +83,7 @@ watch_objects(ObjectAccessType access, Oid class_id, Oid object_id, int sub_id, 
 }
 
 void
-apply_ddl_init(FollowedStream *stream, const FollowedRow *row)
+apply_ddl_init(const FollowedRow *row)
 {
 	if (ddl.context == NULL)
 	{
@@ -92,9 +92,7 @@ apply_ddl_init(FollowedStream *stream, const FollowedRow *row)
 		prev_object_access = object_access_hook;
 		object_access_hook = watch_objects;
 	}
-	ddl.stream = stream;
 	ddl.row = row;
-	ddl.copy_scheduled = false;
 }
 
 /* ---------- running it ---------- */
@@ -256,7 +254,7 @@ schedule_copies(List *differing, const LogTxn *txn)
 
 	foreach(lc, differing)
 	{
-		if (relation_is_followed(lfirst_oid(lc)))
+		if (relation_map_table(lfirst_oid(lc)) != NULL)
 			relids = list_append_unique_oid(relids, lfirst_oid(lc));
 	}
 	foreach(lc, ddl.altered)
@@ -269,17 +267,43 @@ schedule_copies(List *differing, const LogTxn *txn)
 	foreach(lc, relids)
 		schedule_copy(ddl.row->id, lfirst_oid(lc));
 	relation_map_reload();
-	ddl.copy_scheduled = true;
+	apply_needs_copy();
 }
 
 /* ---------- from the applier ---------- */
 
-/* Did the change come with the schema? */
 static bool
-came_with_schema(const LogTxn *txn)
+sees_change(const char *snapshot, XLogRecPtr until, const LogTxn *txn)
 {
-	return ddl.row->schema_snapshot != NULL && txn->commit_lsn < ddl.row->schema_until &&
-		snapshot_sees(ddl.row->schema_snapshot, txn->xid);
+	return snapshot != NULL && txn->commit_lsn < until && snapshot_sees(snapshot, txn->xid);
+}
+
+/*
+ * Is the change here already, or will it come with what is yet to be made?  A stream that
+ * names publications says which tables a statement is about; what one of them lacks
+ * has to be done.
+ */
+static bool
+came_with_schema(const SchemaStatement *statement, const LogTxn *txn)
+{
+	bool		came = false;
+	bool		lacks = false;
+	ListCell   *lc;
+
+	if (sees_change(ddl.row->schema_snapshot, ddl.row->schema_until, txn))
+		return true;
+	foreach(lc, statement->relids)
+	{
+		FollowedTable *table = relation_map_leader_table(lfirst_oid(lc));
+
+		if (table == NULL)
+			came |= table_is_joining(lfirst_oid(lc));
+		else if (sees_change(table->schema_snapshot, table->schema_until, txn))
+			came = true;
+		else
+			lacks = true;
+	}
+	return came && !lacks;
 }
 
 /* Returns false when there was nothing to do. */
@@ -287,19 +311,24 @@ bool
 apply_statement(const Change *change, const LogTxn *txn)
 {
 	MemoryContext oldcontext;
+	SchemaStatement *statement;
 	List	   *differing;
 
-	if (came_with_schema(txn))
+	MemoryContextReset(ddl.context);
+	oldcontext = MemoryContextSwitchTo(ddl.context);
+	statement = statement_decode(change->body, change->body_len);
+	if (came_with_schema(statement, txn))
+	{
+		MemoryContextSwitchTo(oldcontext);
 		return false;
+	}
 	/* It needs the tables to itself. */
 	group_close_relations();
-	MemoryContextReset(ddl.context);
 	ddl.created = NIL;
 	ddl.altered = NIL;
 	ddl.tables_changed = false;
 
-	oldcontext = MemoryContextSwitchTo(ddl.context);
-	differing = run_statement(statement_decode(change->statement, change->statement_len));
+	differing = run_statement(statement);
 	/* A table that was not logged until now has no row yet. */
 	ddl.created = list_concat(ddl.created, differing);
 	if (ddl.tables_changed || differing != NIL)
@@ -307,14 +336,4 @@ apply_statement(const Change *change, const LogTxn *txn)
 	schedule_copies(differing, txn);
 	MemoryContextSwitchTo(oldcontext);
 	return true;
-}
-
-/* The local transaction is committed: the worker has to look for tables to copy. */
-void
-apply_ddl_committed(void)
-{
-	if (!ddl.copy_scheduled)
-		return;
-	ddl.copy_scheduled = false;
-	pg_atomic_write_u32(&ddl.stream->reread, 1);
 }

@@ -129,6 +129,8 @@ operation_name(ChangeOp op)
 			return "a sequence's value";
 		case CHANGE_STATEMENT:
 			return "a schema change";
+		case CHANGE_TABLES:
+			return "a change of the publications";
 	}
 	return "change";
 }
@@ -140,8 +142,7 @@ apply_error_context(void *arg)
 	const Change *change = apply_position.change;
 	const ApplyRelation *relation = apply_position.relation;
 
-	if (change == NULL || change->op == CHANGE_TRUNCATE || change->op == CHANGE_SEQUENCE ||
-		change->op == CHANGE_STATEMENT ||
+	if (change == NULL || !change_is_of_row(change) ||
 		relation == NULL || relation->leader_relid != change->relid)
 		errcontext("applying %s of the leader's transaction committed at %X/%X",
 				   change != NULL ? operation_name(change->op) : "a change",

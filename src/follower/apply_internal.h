@@ -42,15 +42,16 @@ typedef struct ApplyRelation
 	char	   *raw;
 	Size		raw_len;
 
-	/* The mapping: valid until either side's definition changes. */
+	/* The local table, and the mapping: valid until either side's definition changes. */
+	bool		found;
 	bool		mapped;
 	MemoryContext map_context;
-	Oid			relid;			/* local table */
+	Oid			relid;			/* InvalidOid: not followed */
 	Oid			owner;			/* of it: whoever's code runs with its rows */
 	ColumnInput *inputs;		/* desc->natts */
 	bool		has_extra;		/* local columns that the leader does not have */
 	Oid			find_index;		/* rows are found by it; InvalidOid: by a scan */
-	bool		pending;		/* to be copied: changes don't matter until then */
+	bool		pending;		/* to be copied, or not followed: changes don't matter */
 	char	   *filter_snapshot;	/* NULL: none */
 	XLogRecPtr	filter_until;
 
@@ -86,7 +87,7 @@ extern ApplyPosition apply_position;
 extern void relation_map_init(const FollowedRow *row);
 extern void relation_map_describe(const char *payload, Size len);
 extern const RelationDesc *relation_map_desc(void *arg, Oid leader_relid);
-extern ApplyRelation *relation_map_get(Oid leader_relid);	/* mapped */
+extern ApplyRelation *relation_map_get(Oid leader_relid);
 extern void relation_map_reload(void);
 
 /* Map the relation's columns to those of rel, in the current memory context. */
@@ -95,11 +96,14 @@ extern void relation_map_columns(ApplyRelation *relation, Relation rel);
 /* Which column of the leader's description goes to that local one?  -1: none. */
 extern int	relation_sent_column(const ApplyRelation *relation, AttrNumber attnum);
 
-/* Is the transaction applied to that table, or did its copy bring it already? */
+/* Is the transaction applied to that table, or did its copy bring it already?  Maps it if so. */
 extern bool relation_wants(ApplyRelation *relation, const LogTxn *txn);
 
-/* Of a local table: is it followed, and did its copy see what the transaction did? */
-extern bool relation_is_followed(Oid relid);
+/* The row of a table, by its oid here or on the leader; NULL: it is not followed. */
+extern FollowedTable *relation_map_table(Oid relid);
+extern FollowedTable *relation_map_leader_table(Oid leader_relid);
+
+/* Did the copy of a local table see what the transaction did? */
 extern List *relation_map_pending(void);	/* oids of local tables to be copied */
 extern bool relation_copied_after(Oid relid, const LogTxn *txn);
 
@@ -121,6 +125,9 @@ extern Datum column_input_value(ColumnInput *input, const ColumnDesc *column,
 
 /* apply.c: count a change of the running local transaction. */
 extern void apply_count(ApplyRelation *relation);
+
+/* Once it is committed, the worker has to look for tables to copy. */
+extern void apply_needs_copy(void);
 
 /* The next change must see what the last one did. */
 extern void apply_next_command(void);
@@ -179,10 +186,16 @@ extern void partitions_change(ApplyRelation *root, const Change *change);
 /* apply_truncate.c */
 extern void apply_truncate(const Change *change, const LogTxn *txn);
 
+/* apply_tables.c: tables that join or leave a stream that names publications */
+extern void apply_tables_init(const FollowedRow *row);
+extern bool apply_tables(const Change *change, const LogTxn *txn);
+
+/* Is that table of the leader to be made here from a schema that is newer than all that was applied? */
+extern bool table_is_joining(Oid leader_relid);
+
 /* apply_ddl.c, adapt_statement.c */
-extern void apply_ddl_init(FollowedStream *stream, const FollowedRow *row);
+extern void apply_ddl_init(const FollowedRow *row);
 extern bool apply_statement(const Change *change, const LogTxn *txn);
-extern void apply_ddl_committed(void);
 extern bool adapt_statement(Node *stmt);
 
 /* apply_error.c */

@@ -7,6 +7,8 @@
  *
  *	schema		nothing.  The schema is brought from the leader, and each table of the
  *				stream gets a row in fanout.followed_table, pending.
+ *	tables		tables have joined the publications that the stream names.  Those that are
+ *				not here are made, and all are pending.
  *	data		pending tables are emptied and copied, each in a transaction of its
  *				own that also notes the snapshot it was copied with.
  *	indexes		what was put off of the schema: indexes, constraints, triggers.
@@ -59,9 +61,8 @@ end_step(void)
 	MemoryContextSwitchTo(step_context);
 }
 
-/* Run a statement with the followed stream's id as $1. */
-static uint64
-change_rows(const char *query, int32 followed_id)
+uint64
+copy_change_rows(const char *query, int32 followed_id)
 {
 	OwnTables	state;
 	Oid			types[] = {INT4OID};
@@ -79,8 +80,8 @@ change_rows(const char *query, int32 followed_id)
 static void
 set_copy_state(FollowedRow *row, char *copy_state)
 {
-	change_rows(psprintf("UPDATE fanout.followed_stream SET copy_state = '%s' WHERE id = $1",
-						 copy_state), row->id);
+	copy_change_rows(psprintf("UPDATE fanout.followed_stream SET copy_state = '%s' WHERE id = $1",
+							  copy_state), row->id);
 	row->copy_state = copy_state;
 }
 
@@ -88,7 +89,7 @@ set_copy_state(FollowedRow *row, char *copy_state)
 
 /* Everything is copied anew from this position on. */
 static void
-set_start(FollowedRow *row, XLogRecPtr start_lsn)
+set_start(FollowedRow *row, const CopySession *session)
 {
 	char		name[NAMEDATALEN];
 	RepOriginId node;
@@ -97,37 +98,42 @@ set_start(FollowedRow *row, XLogRecPtr start_lsn)
 	node = replorigin_by_name(name, true);
 	if (node == InvalidRepOriginId)
 		node = replorigin_create(name);
-	replorigin_advance(node, start_lsn, InvalidXLogRecPtr, true, true);
-	change_rows(psprintf("UPDATE fanout.followed_stream SET start_lsn = '%X/%X' WHERE id = $1",
-						 LSN_FORMAT_ARGS(start_lsn)), row->id);
-	row->start_lsn = start_lsn;
+	replorigin_advance(node, session->start_lsn, InvalidXLogRecPtr, true, true);
+	copy_change_rows(psprintf("UPDATE fanout.followed_stream SET start_lsn = '%X/%X',"
+							  " all_tables = %s, joining = '{}' WHERE id = $1",
+							  LSN_FORMAT_ARGS(session->start_lsn),
+							  session->all_tables ? "true" : "false"), row->id);
+	row->start_lsn = session->start_lsn;
+	row->all_tables = session->all_tables;
+	row->joining = NIL;
 }
 
-/*
- * A row for each table of the stream; those that left it lose theirs.  A table that
- * was made after the schema was copied comes with the stream.
- */
-static void
+/* A row for each table of the stream that is here; returns the oids of the others. */
+static List *
 list_tables(const FollowedRow *row, const CopySession *session, bool missing_ok)
 {
+	List	   *missing = NIL;
 	ListCell   *lc;
 
-	change_rows("DELETE FROM fanout.followed_table WHERE followed_id = $1", row->id);
+	copy_change_rows("DELETE FROM fanout.followed_table WHERE followed_id = $1", row->id);
 	foreach(lc, session->tables)
 	{
 		CopyTable  *table = lfirst(lc);
 		FollowedTable followed = {
 			.nspname = table->nspname,
 			.relname = table->relname,
+			.leader_relid = table->relid,
 			.state = row->copy_data ? TABLE_PENDING : TABLE_COPIED,
 		};
 
 		followed.relid = local_table_find(table->nspname, table->relname, NoLock, missing_ok);
-		if (!OidIsValid(followed.relid))
-			continue;
-		followed_table_put(row->id, &followed);
+		if (OidIsValid(followed.relid))
+			followed_table_put(row->id, &followed);
+		else
+			missing = lappend_oid(missing, table->relid);
 	}
 	followed_tables_changed();
+	return missing;
 }
 
 /* Schema changes that the snapshot sees are here with the schema: the stream leaves them out. */
@@ -136,9 +142,9 @@ note_schema(FollowedRow *row, const CopySession *session)
 {
 	char	   *until = leader_query_value(session->conn, "SELECT fanout.flush_wal()", 0, NULL);
 
-	change_rows(psprintf("UPDATE fanout.followed_stream SET schema_snapshot = %s, schema_until = %s"
-						 " WHERE id = $1", quote_literal_cstr(session->snapshot),
-						 quote_literal_cstr(until)), row->id);
+	copy_change_rows(psprintf("UPDATE fanout.followed_stream SET schema_snapshot = %s, schema_until = %s"
+							  " WHERE id = $1", quote_literal_cstr(session->snapshot),
+							  quote_literal_cstr(until)), row->id);
 }
 
 static void
@@ -147,22 +153,41 @@ step_schema(FollowedRow *row, CopySession *session)
 	begin_step("copying the schema");
 	if (row->copy_schema)
 		copy_schema(row, session->snapshot_id);
-	list_tables(row, session, false);
+	(void) list_tables(row, session, false);
 	note_schema(row, session);
-	set_start(row, session->start_lsn);
+	set_start(row, session);
 	set_copy_state(row, COPY_DATA);
 	end_step();
 }
 
-/* A new copy into a schema that is there; where that came from means nothing from here on. */
+/*
+ * A new copy into a schema that is there; where that came from means nothing from here on.
+ * A table that was made since comes with the stream, unless that names publications: then
+ * it has joined them.
+ */
 static void
 step_restart(FollowedRow *row, CopySession *session)
 {
+	List	   *missing;
+
 	begin_step("preparing to copy again");
-	list_tables(row, session, true);
-	change_rows("UPDATE fanout.followed_stream SET schema_snapshot = NULL, schema_until = NULL"
-				" WHERE id = $1", row->id);
-	set_start(row, session->start_lsn);
+	missing = list_tables(row, session, true);
+	copy_change_rows("UPDATE fanout.followed_stream SET schema_snapshot = NULL, schema_until = NULL"
+					 " WHERE id = $1", row->id);
+	set_start(row, session);
+	if (!session->all_tables)
+		row->joining = missing;
+	join_tables(row, session);
+	row->joining = NIL;
+	end_step();
+}
+
+static void
+step_tables(FollowedRow *row, CopySession *session)
+{
+	begin_step("making tables that joined the stream");
+	join_tables(row, session);
+	set_copy_state(row, COPY_DATA);
 	end_step();
 }
 
@@ -187,12 +212,12 @@ open_pending_tables(const FollowedRow *row, LOCKMODE lockmode)
 static bool
 referenced_from_outside(const FollowedRow *row)
 {
-	return change_rows("SELECT 1 FROM pg_catalog.pg_constraint c"
-					   " JOIN fanout.followed_table t ON t.relid = c.confrelid"
-					   " WHERE c.contype = 'f' AND t.followed_id = $1 AND t.state = 'p'"
-					   " AND NOT EXISTS (SELECT FROM fanout.followed_table o"
-					   " WHERE o.followed_id = $1 AND o.state = 'p' AND o.relid = c.conrelid)",
-					   row->id) > 0;
+	return copy_change_rows("SELECT 1 FROM pg_catalog.pg_constraint c"
+							" JOIN fanout.followed_table t ON t.relid = c.confrelid"
+							" WHERE c.contype = 'f' AND t.followed_id = $1 AND t.state = 'p'"
+							" AND NOT EXISTS (SELECT FROM fanout.followed_table o"
+							" WHERE o.followed_id = $1 AND o.state = 'p' AND o.relid = c.conrelid)",
+							row->id) > 0;
 }
 
 /* How much there is to copy, for fanout.table_staleness and fanout.copy_progress. */
@@ -201,19 +226,19 @@ note_totals(const FollowedRow *row, const CopySession *session)
 {
 	ListCell   *lc;
 
-	change_rows("UPDATE fanout.followed_stream SET copy_started_at = pg_catalog.clock_timestamp()"
-				" WHERE id = $1", row->id);
+	copy_change_rows("UPDATE fanout.followed_stream SET copy_started_at = pg_catalog.clock_timestamp()"
+					 " WHERE id = $1", row->id);
 	foreach(lc, session->tables)
 	{
 		CopyTable  *table = lfirst(lc);
 
-		change_rows(psprintf("UPDATE fanout.followed_table SET total_rows = " INT64_FORMAT ","
-							 " total_bytes = " INT64_FORMAT ", copied_rows = NULL,"
-							 " copied_bytes = NULL, copied_at = NULL"
-							 " WHERE followed_id = $1 AND nspname = %s AND relname = %s"
-							 " AND state = 'p'", table->rows, table->bytes,
-							 quote_literal_cstr(table->nspname),
-							 quote_literal_cstr(table->relname)), row->id);
+		copy_change_rows(psprintf("UPDATE fanout.followed_table SET total_rows = " INT64_FORMAT ","
+								  " total_bytes = " INT64_FORMAT ", copied_rows = NULL,"
+								  " copied_bytes = NULL, copied_at = NULL"
+								  " WHERE followed_id = $1 AND nspname = %s AND relname = %s"
+								  " AND state = 'p'", table->rows, table->bytes,
+								  quote_literal_cstr(table->nspname),
+								  quote_literal_cstr(table->relname)), row->id);
 	}
 }
 
@@ -238,7 +263,8 @@ empty_pending_tables(const FollowedRow *row, const CopySession *session)
 	else
 	{
 		rels = open_pending_tables(row, AccessExclusiveLock);
-		local_tables_truncate(rels, false);
+		if (rels != NIL)
+			local_tables_truncate(rels, false);
 	}
 	foreach(lc, rels)
 		table_close(lfirst(lc), NoLock);
@@ -262,10 +288,10 @@ step_data(FollowedRow *row, CopySession *session)
 static bool
 is_consistent(const FollowedRow *row)
 {
-	return change_rows("SELECT 1 FROM fanout.followed_table t"
-					   " JOIN fanout.followed_stream s ON s.id = t.followed_id"
-					   " WHERE s.id = $1 AND t.filter_snapshot IS DISTINCT FROM s.schema_snapshot",
-					   row->id) == 0;
+	return copy_change_rows("SELECT 1 FROM fanout.followed_table t"
+							" JOIN fanout.followed_stream s ON s.id = t.followed_id"
+							" WHERE s.id = $1 AND t.filter_snapshot IS DISTINCT FROM s.schema_snapshot",
+							row->id) == 0;
 }
 
 static void
@@ -273,7 +299,7 @@ step_indexes(FollowedRow *row)
 {
 	begin_step("making indexes and constraints");
 	run_deferred_statements(row, is_consistent(row));
-	change_rows("UPDATE fanout.followed_stream SET schema_done = true WHERE id = $1", row->id);
+	copy_change_rows("UPDATE fanout.followed_stream SET schema_done = true WHERE id = $1", row->id);
 	set_copy_state(row, COPY_DONE);
 	end_step();
 }
@@ -293,6 +319,8 @@ initial_copy(FollowedStream *stream, FollowedRow *row)
 		step_schema(row, session);
 	else if (XLogRecPtrIsInvalid(row->start_lsn))
 		step_restart(row, session);
+	if (strcmp(row->copy_state, COPY_TABLES) == 0)
+		step_tables(row, session);
 	if (strcmp(row->copy_state, COPY_DATA) == 0)
 		step_data(row, session);
 	if (strcmp(row->copy_state, COPY_INDEXES) == 0)
@@ -309,21 +337,21 @@ void
 schedule_copy(int32 followed_id, Oid relid)
 {
 	const char *again = "UPDATE fanout.followed_stream SET copy_state = 'data', copy_data = true%s"
-		" WHERE id = $1 AND copy_state <> 'schema'";
+		" WHERE id = $1 AND copy_state <> ALL ('{schema%s}')";
 
 	if (OidIsValid(relid))
 	{
-		if (change_rows(psprintf("UPDATE fanout.followed_table SET state = 'p'"
-								 " WHERE followed_id = $1 AND relid = %u", relid), followed_id) == 0)
+		if (copy_change_rows(psprintf("UPDATE fanout.followed_table SET state = 'p'"
+									  " WHERE followed_id = $1 AND relid = %u", relid), followed_id) == 0)
 			ereport(ERROR,
 					(errcode(ERRCODE_UNDEFINED_OBJECT),
 					 errmsg("table \"%s\" is not replicated by that stream", get_rel_name(relid))));
-		change_rows(psprintf(again, ""), followed_id);
+		copy_change_rows(psprintf(again, "", ",tables"), followed_id);
 	}
 	else
 	{
-		change_rows("UPDATE fanout.followed_table SET state = 'p' WHERE followed_id = $1",
-					followed_id);
-		change_rows(psprintf(again, ", start_lsn = NULL"), followed_id);
+		copy_change_rows("UPDATE fanout.followed_table SET state = 'p' WHERE followed_id = $1",
+						 followed_id);
+		copy_change_rows(psprintf(again, ", start_lsn = NULL", ""), followed_id);
 	}
 }

@@ -14,13 +14,14 @@ typedef struct CopyTable
 {
 	char	   *nspname;
 	char	   *relname;
+	Oid			relid;			/* on the leader */
 	List	   *columns;		/* of char *; names */
 	char	   *row_filter;		/* NULL: all rows */
 	int64		rows;			/* on the leader, as it estimates */
 	int64		bytes;			/* on the leader; the order of the copy */
 } CopyTable;
 
-/* copy_snapshot.c: the leader's side */
+/* ---------- copy_snapshot.c: the leader's side ---------- */
 typedef struct CopySession
 {
 	PGconn	   *conn;			/* in a REPEATABLE READ transaction */
@@ -29,11 +30,16 @@ typedef struct CopySession
 	char	   *snapshot;		/* pg_current_snapshot(): the filter */
 	char	   *snapshot_id;	/* exported */
 	List	   *tables;			/* of CopyTable, the largest first */
+	bool		all_tables;		/* the stream names no publications */
+	bool		ddl;			/* it has schema changes */
 } CopySession;
 
 extern CopySession *copy_session_begin(const FollowedRow *row);
 extern PGconn *copy_session_join(const FollowedRow *row, const char *snapshot_id);
 extern List *leader_tables(PGconn *conn, const char *stream);
+
+/* An oid[] as a parameter of a query. */
+extern char *oid_array_text(List *relids);
 
 /* In ACCESS SHARE mode: nobody can alter, truncate or drop them.  Takes no snapshot. */
 extern void lock_leader_tables(PGconn *conn, List *tables);
@@ -41,11 +47,25 @@ extern void lock_leader_tables(PGconn *conn, List *tables);
 /* Are the two lists the same, but for their order and sizes? */
 extern bool same_tables(List *a, List *b);
 
-/* copy_schema.c: needs a transaction */
+/* ---------- copy.c, for copy_join.c ---------- */
+
+/* Run a statement with the followed stream's id as $1; returns the number of rows. */
+extern uint64 copy_change_rows(const char *query, int32 followed_id);
+
+/* ---------- copy_join.c ---------- */
+
+/* Make the tables of row->joining that are not here, and have them copied.  Needs a transaction. */
+extern void join_tables(const FollowedRow *row, const CopySession *session);
+
+/* ---------- copy_schema.c: needs a transaction ---------- */
+
 extern void copy_schema(const FollowedRow *row, const char *snapshot_id);
 extern void run_deferred_statements(const FollowedRow *row, bool consistent);
 
-/* copy_table.c */
+/* The schema of some tables of the leader, List of CopyTable. */
+extern void copy_schema_of(const FollowedRow *row, List *tables, const char *snapshot_id);
+
+/* ---------- copy_table.c ---------- */
 
 /* Types of the columns on the leader, in order, as text; and what the table is there. */
 extern List *leader_types(PGconn *conn, const CopyTable *table, char *relkind);
@@ -53,10 +73,10 @@ extern List *leader_types(PGconn *conn, const CopyTable *table, char *relkind);
 extern void copy_table(const FollowedRow *row, PGconn *conn, CopyTable *table, Oid relid,
 					   const char *snapshot);
 
-/* sequence.c */
+/* ---------- sequence.c ---------- */
 extern void copy_sequences(const FollowedRow *row, PGconn *conn);
 
-/* copy_worker.c */
+/* ---------- copy_worker.c ---------- */
 extern void copy_pending_tables(const FollowedRow *row, CopySession *session);
 
 #endif							/* FANOUT_COPY_H */

@@ -8,7 +8,7 @@
  * caller's transaction.
  *
  * Left out: the extension itself and its schema; large objects; statements that give something to
- * a role which does not exist here.
+ * a role which does not exist here; foreign keys to tables that are not here.
  *
  * Both sections are brought at once, so that they are of one snapshot: from there on
  * the stream has every change of the schema.  The statements of post-data are put off
@@ -23,6 +23,7 @@
 #include <unistd.h>
 
 #include "access/xact.h"
+#include "catalog/namespace.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "lib/stringinfo.h"
@@ -40,12 +41,6 @@
 #include "follower/copy.h"
 #include "hints.h"
 #include "own_tables.h"
-
-typedef enum SchemaSection
-{
-	SCHEMA_PRE_DATA,
-	SCHEMA_POST_DATA
-} SchemaSection;
 
 /* ---------- running pg_dump ---------- */
 
@@ -71,8 +66,9 @@ set_environment(const char *conninfo, bool set)
 	PQconninfoFree(options);
 }
 
+/* "what" are options that say what to dump. */
 static char *
-dump_command(SchemaSection section, const char *snapshot_id, const char *error_path)
+dump_command(const char *what, const char *snapshot_id, const char *error_path)
 {
 	char		dir[MAXPGPATH];
 	char		program[MAXPGPATH];
@@ -86,11 +82,10 @@ dump_command(SchemaSection section, const char *snapshot_id, const char *error_p
 				(errcode_for_file_access(),
 				 errmsg("could not find program \"%s\": %m", program),
 				 errhint("Install the client programs, or follow with copy_schema => false.")));
-	return psprintf("\"%s\" --section=%s --snapshot=%s --encoding=%s --exclude-schema=%s"
+	return psprintf("\"%s\" %s --snapshot=%s --encoding=%s --exclude-schema=%s"
 					" --no-publications --no-subscriptions --no-tablespaces --no-blobs"
 					" --lock-wait-timeout=60s --no-password 2>\"%s\"",
-					program, section == SCHEMA_PRE_DATA ? "pre-data" : "post-data",
-					snapshot_id, GetDatabaseEncodingName(), FANOUT_SCHEMA, error_path);
+					program, what, snapshot_id, GetDatabaseEncodingName(), FANOUT_SCHEMA, error_path);
 }
 
 static char *
@@ -121,7 +116,7 @@ read_errors(const char *path)
 }
 
 static char *
-run_dump(const FollowedRow *row, SchemaSection section, const char *snapshot_id)
+run_dump(const FollowedRow *row, const char *what, const char *snapshot_id)
 {
 	char		error_path[MAXPGPATH];
 	char	   *command;
@@ -132,7 +127,7 @@ run_dump(const FollowedRow *row, SchemaSection section, const char *snapshot_id)
 
 	hint_path(error_path, HINT_FOLLOWED, MyDatabaseId, row->id);
 	strlcat(error_path, "/pg_dump.err", sizeof(error_path));
-	command = dump_command(section, snapshot_id, error_path);
+	command = dump_command(what, snapshot_id, error_path);
 
 	set_environment(row->conninfo, true);
 	pipe = OpenPipeStream(command, "r");
@@ -250,27 +245,42 @@ is_own_extension(Node *stmt)
 	return false;
 }
 
-static bool
-adds_foreign_key(AlterTableStmt *stmt)
+/* The table that an added foreign key references; NULL: it is another statement. */
+static RangeVar *
+referenced_table(Node *stmt)
 {
 	ListCell   *lc;
 
-	foreach(lc, stmt->cmds)
+	if (!IsA(stmt, AlterTableStmt))
+		return NULL;
+	foreach(lc, ((AlterTableStmt *) stmt)->cmds)
 	{
 		AlterTableCmd *cmd = lfirst_node(AlterTableCmd, lc);
 
 		if (cmd->subtype == AT_AddConstraint &&
 			castNode(Constraint, cmd->def)->contype == CONSTR_FOREIGN)
-			return true;
+			return castNode(Constraint, cmd->def)->pktable;
 	}
-	return false;
+	return NULL;
 }
 
 static bool
 needs_consistency(Node *stmt)
 {
-	return IsA(stmt, RefreshMatViewStmt) ||
-		(IsA(stmt, AlterTableStmt) && adds_foreign_key((AlterTableStmt *) stmt));
+	return IsA(stmt, RefreshMatViewStmt) || referenced_table(stmt) != NULL;
+}
+
+/* Why the statement can't be run here; NULL: it can. */
+static const char *
+why_left_out(Node *stmt)
+{
+	RangeVar   *referenced = referenced_table(stmt);
+
+	if (names_missing_role(stmt))
+		return "a role it names does not exist here";
+	if (referenced != NULL && !OidIsValid(RangeVarGetRelid(referenced, NoLock, true)))
+		return "a table it references does not exist here";
+	return NULL;
 }
 
 /* ---------- running statements ---------- */
@@ -316,37 +326,39 @@ defer_statement(const FollowedRow *row, const char *statement, bool needs_consis
 }
 
 static void
-handle_statement(const FollowedRow *row, SchemaSection section, RawStmt *raw, const char *script)
+handle_statement(const FollowedRow *row, RawStmt *raw, const char *script, bool put_off)
 {
 	char	   *statement = raw->stmt_len > 0 ?
 		pnstrdup(script + raw->stmt_location, raw->stmt_len) : pstrdup(script + raw->stmt_location);
+	const char *why;
 
 	CHECK_FOR_INTERRUPTS();
 	if (is_own_extension(raw->stmt))
 		return;
-	if (names_missing_role(raw->stmt))
+	why = why_left_out(raw->stmt);
+	if (why != NULL)
 	{
 		ereport(LOG,
-				(errmsg("a statement of the leader's schema is left out, since a role it names does not exist here"),
+				(errmsg("a statement of the leader's schema is left out, since %s", why),
 				 errdetail_internal("%s", statement)));
 		return;
 	}
-	if (section == SCHEMA_POST_DATA)
+	if (put_off || needs_consistency(raw->stmt))
 		defer_statement(row, statement, needs_consistency(raw->stmt));
 	else
 		run_statement(statement);
 }
 
 static void
-copy_section(const FollowedRow *row, SchemaSection section, const char *snapshot_id)
+copy_part(const FollowedRow *row, const char *what, bool put_off, const char *snapshot_id)
 {
-	char	   *script = run_dump(row, section, snapshot_id);
+	char	   *script = run_dump(row, what, snapshot_id);
 	int			nestlevel = NewGUCNestLevel();
 	ListCell   *lc;
 
 	blank_psql_lines(script);
 	foreach(lc, pg_parse_query(script))
-		handle_statement(row, section, lfirst_node(RawStmt, lc), script);
+		handle_statement(row, lfirst_node(RawStmt, lc), script, put_off);
 
 	/* The script's SETs are for the script. */
 	AtEOXact_GUC(false, nestlevel);
@@ -355,8 +367,46 @@ copy_section(const FollowedRow *row, SchemaSection section, const char *snapshot
 void
 copy_schema(const FollowedRow *row, const char *snapshot_id)
 {
-	copy_section(row, SCHEMA_PRE_DATA, snapshot_id);
-	copy_section(row, SCHEMA_POST_DATA, snapshot_id);
+	copy_part(row, "--section=pre-data", false, snapshot_id);
+	copy_part(row, "--section=post-data", true, snapshot_id);
+}
+
+static void
+append_quoted(StringInfo buf, const char *string, char quote, const char *escaped)
+{
+	appendStringInfoChar(buf, quote);
+	for (const char *p = string; *p != '\0'; p++)
+	{
+		if (*p == quote)
+			appendStringInfoString(buf, escaped);
+		else
+			appendStringInfoChar(buf, *p);
+	}
+	appendStringInfoChar(buf, quote);
+}
+
+/* Within double quotes pg_dump takes names literally, within single ones the shell does. */
+void
+copy_schema_of(const FollowedRow *row, List *tables, const char *snapshot_id)
+{
+	StringInfoData what;
+	ListCell   *lc;
+
+	initStringInfo(&what);
+	appendStringInfoString(&what, "--schema-only");
+	foreach(lc, tables)
+	{
+		CopyTable  *table = lfirst(lc);
+		StringInfoData name;
+
+		initStringInfo(&name);
+		append_quoted(&name, table->nspname, '"', "\"\"");
+		appendStringInfoChar(&name, '.');
+		append_quoted(&name, table->relname, '"', "\"\"");
+		appendStringInfoString(&what, " --table=");
+		append_quoted(&what, name.data, '\'', "'\\''");
+	}
+	copy_part(row, what.data, false, snapshot_id);
 }
 
 /* ---------- deferred statements ---------- */

@@ -7,6 +7,8 @@
  *
  *	1. In a transaction of its own the follower registers and gets P: every
  *	   snapshot taken later sees all that committed before P.
+ *	   In a stream that names publications it waits for those who write to its tables,
+ *	   or to those that join it, at that moment.
  *	2. A REPEATABLE READ transaction locks the tables; that takes no snapshot yet.
  *	   From here on nobody can alter or drop them.
  *	3. Its first query takes the snapshot, which is exported for others to share.
@@ -24,6 +26,7 @@
 #include "utils/uuid.h"
 
 #include "follower/copy.h"
+#include "wire/message.h"
 
 #define MAX_TRIES	10
 
@@ -35,7 +38,7 @@ leader_tables(PGconn *conn, const char *stream)
 {
 	const char *params[] = {stream};
 	PGresult   *res = leader_query(conn,
-								   "SELECT t.nspname, t.relname, t.row_filter, t.bytes, c.name, t.rows"
+								   "SELECT t.nspname, t.relname, t.row_filter, t.bytes, c.name, t.rows, t.relid"
 								   " FROM fanout.stream_tables($1) t"
 								   " LEFT JOIN LATERAL pg_catalog.unnest(t.columns)"
 								   "  WITH ORDINALITY AS c (name, n) ON true"
@@ -55,6 +58,7 @@ leader_tables(PGconn *conn, const char *stream)
 			table->row_filter = PQgetisnull(res, i, 2) ? NULL : pstrdup(PQgetvalue(res, i, 2));
 			table->bytes = strtoll(PQgetvalue(res, i, 3), NULL, 10);
 			table->rows = strtoll(PQgetvalue(res, i, 5), NULL, 10);
+			table->relid = atooid(PQgetvalue(res, i, 6));
 			tables = lappend(tables, table);
 		}
 		if (!PQgetisnull(res, i, 4))
@@ -70,7 +74,8 @@ same_table(const CopyTable *a, const CopyTable *b)
 	ListCell   *lc;
 	ListCell   *lc2;
 
-	if (strcmp(a->nspname, b->nspname) != 0 || strcmp(a->relname, b->relname) != 0 ||
+	if (a->relid != b->relid ||
+		strcmp(a->nspname, b->nspname) != 0 || strcmp(a->relname, b->relname) != 0 ||
 		list_length(a->columns) != list_length(b->columns) ||
 		(a->row_filter == NULL) != (b->row_filter == NULL) ||
 		(a->row_filter != NULL && strcmp(a->row_filter, b->row_filter) != 0))
@@ -165,6 +170,56 @@ take_snapshot(CopySession *session, const FollowedRow *row)
 	return false;
 }
 
+/* An oid[] as a parameter of a query. */
+char *
+oid_array_text(List *relids)
+{
+	StringInfoData text;
+	ListCell   *lc;
+
+	initStringInfo(&text);
+	appendStringInfoChar(&text, '{');
+	foreach(lc, relids)
+		appendStringInfo(&text, "%s%u", foreach_current_index(lc) > 0 ? "," : "", lfirst_oid(lc));
+	appendStringInfoChar(&text, '}');
+	return text.data;
+}
+
+static void
+ask_about_stream(CopySession *session, const FollowedRow *row)
+{
+	const char *params[] = {NameStr(row->stream), psprintf("%d", FANOUT_WIRE_VERSION)};
+	PGresult   *info = leader_query(session->conn,
+									"SELECT all_tables, ddl FROM fanout.stream_info($1, $2)",
+									2, params);
+
+	session->all_tables = strcmp(PQgetvalue(info, 0, 0), "t") == 0;
+	session->ddl = strcmp(PQgetvalue(info, 0, 1), "t") == 0;
+	PQclear(info);
+}
+
+/*
+ * What wrote to a table before that joined the publications is not in the stream: the snapshot
+ * must see it.  Of which tables that may be true is only known for those that join now.
+ */
+static void
+wait_for_writers(CopySession *session, const FollowedRow *row)
+{
+	const char *params[2] = {NameStr(row->stream)};
+	List	   *relids = list_copy(row->joining);
+	ListCell   *lc;
+
+	if (session->all_tables)
+		return;
+	if (XLogRecPtrIsInvalid(row->start_lsn))
+	{
+		foreach(lc, leader_tables(session->conn, NameStr(row->stream)))
+			relids = lappend_oid(relids, ((CopyTable *) lfirst(lc))->relid);
+	}
+	params[1] = oid_array_text(relids);
+	PQclear(leader_query(session->conn, "SELECT fanout.wait_for_writers($1, $2)", 2, params));
+}
+
 CopySession *
 copy_session_begin(const FollowedRow *row)
 {
@@ -172,7 +227,9 @@ copy_session_begin(const FollowedRow *row)
 
 	session->conn = leader_connect(row->conninfo, NameStr(row->follower));
 	session->era = leader_era(session->conn, NameStr(row->stream));
+	ask_about_stream(session, row);
 	session->start_lsn = register_here(session->conn, row);
+	wait_for_writers(session, row);
 	for (int i = 0; i < MAX_TRIES; i++)
 	{
 		CHECK_FOR_INTERRUPTS();

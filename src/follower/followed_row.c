@@ -13,6 +13,7 @@
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
@@ -35,8 +36,9 @@ followed_origin_name(char *name, Oid dboid, int32 id)
 	"SELECT id, stream, follower, conninfo, instance, copy_schema, copy_data, paused, owner," \
 	"       copy_state, start_lsn, schema_done, leader_system, leader_database," \
 	"       schema_snapshot, schema_until, coalesce(era, '00000000-0000-0000-0000-000000000000')::text," \
-	"       greatest(start_lsn, schema_until, (SELECT max(filter_until)" \
-	"        FROM fanout.followed_table WHERE followed_id = id))" \
+	"       greatest(start_lsn, schema_until, (SELECT max(greatest(filter_until, schema_until))" \
+	"        FROM fanout.followed_table WHERE followed_id = id))," \
+	"       all_tables, joining" \
 	" FROM fanout.followed_stream WHERE dboid = $1 AND "
 
 static Datum
@@ -46,6 +48,17 @@ column(SPITupleTable *table, int number)
 	Datum		value = SPI_getbinval(table->vals[0], table->tupdesc, number, &isnull);
 
 	return isnull ? (Datum) 0 : value;
+}
+
+static List *
+oid_list(Datum array)
+{
+	ArrayType  *oids = DatumGetArrayTypeP(array);
+	List	   *list = NIL;
+
+	for (int i = 0; i < ArrayGetNItems(ARR_NDIM(oids), ARR_DIMS(oids)); i++)
+		list = lappend_oid(list, ((Oid *) ARR_DATA_PTR(oids))[i]);
+	return list;
 }
 
 /* The first row of SPI's result, made in the given context. */
@@ -75,6 +88,8 @@ make_row(MemoryContext context)
 	row->schema_until = DatumGetLSN(column(table, 16));
 	row->era = TextDatumGetCString(column(table, 17));
 	row->copied_until = DatumGetLSN(column(table, 18));
+	row->all_tables = DatumGetBool(column(table, 19));
+	row->joining = oid_list(column(table, 20));
 	MemoryContextSwitchTo(oldcontext);
 	return row;
 }
@@ -140,21 +155,36 @@ followed_row_set_era(int32 id, const char *era)
 
 /* ---------- fanout.followed_table ---------- */
 
+/* A value of a row; 0 when it is null. */
+static Datum
+value_of(HeapTuple tuple, TupleDesc desc, int number)
+{
+	bool		isnull;
+	Datum		value = SPI_getbinval(tuple, desc, number, &isnull);
+
+	return isnull ? (Datum) 0 : value;
+}
+
+static char *
+text_of(Datum value)
+{
+	return value == (Datum) 0 ? NULL : TextDatumGetCString(value);
+}
+
 static FollowedTable *
 make_table(HeapTuple tuple, TupleDesc desc)
 {
 	FollowedTable *table = palloc0(sizeof(FollowedTable));
-	bool		isnull;
-	Datum		value;
 
-	table->relid = DatumGetObjectId(SPI_getbinval(tuple, desc, 1, &isnull));
-	table->nspname = pstrdup(NameStr(*DatumGetName(SPI_getbinval(tuple, desc, 2, &isnull))));
-	table->relname = pstrdup(NameStr(*DatumGetName(SPI_getbinval(tuple, desc, 3, &isnull))));
-	table->state = DatumGetChar(SPI_getbinval(tuple, desc, 4, &isnull));
-	value = SPI_getbinval(tuple, desc, 5, &isnull);
-	table->filter_snapshot = isnull ? NULL : TextDatumGetCString(value);
-	value = SPI_getbinval(tuple, desc, 6, &isnull);
-	table->filter_until = isnull ? InvalidXLogRecPtr : DatumGetLSN(value);
+	table->relid = DatumGetObjectId(value_of(tuple, desc, 1));
+	table->nspname = pstrdup(NameStr(*DatumGetName(value_of(tuple, desc, 2))));
+	table->relname = pstrdup(NameStr(*DatumGetName(value_of(tuple, desc, 3))));
+	table->leader_relid = DatumGetObjectId(value_of(tuple, desc, 4));
+	table->state = DatumGetChar(value_of(tuple, desc, 5));
+	table->filter_snapshot = text_of(value_of(tuple, desc, 6));
+	table->filter_until = DatumGetLSN(value_of(tuple, desc, 7));
+	table->schema_snapshot = text_of(value_of(tuple, desc, 8));
+	table->schema_until = DatumGetLSN(value_of(tuple, desc, 9));
 	return table;
 }
 
@@ -168,7 +198,8 @@ followed_tables(int32 followed_id)
 	MemoryContext spi_context;
 
 	own_tables_begin(&state);
-	if (SPI_execute_with_args("SELECT relid, nspname, relname, state, filter_snapshot, filter_until"
+	if (SPI_execute_with_args("SELECT relid, nspname, relname, leader_relid, state,"
+							  "       filter_snapshot, filter_until, schema_snapshot, schema_until"
 							  " FROM fanout.followed_table WHERE followed_id = $1"
 							  " ORDER BY nspname, relname",
 							  1, types, values, NULL, false, 0) != SPI_OK_SELECT)
@@ -186,11 +217,11 @@ void
 followed_table_put(int32 followed_id, const FollowedTable *table)
 {
 	OwnTables	state;
-	Oid			types[] = {INT4OID, OIDOID, NAMEOID, NAMEOID, CHAROID, TEXTOID, LSNOID};
+	Oid			types[] = {INT4OID, OIDOID, NAMEOID, NAMEOID, OIDOID, CHAROID, TEXTOID, LSNOID};
 	NameData	nspname;
 	NameData	relname;
-	char		nulls[] = "       ";
-	Datum		values[7];
+	char		nulls[] = "        ";
+	Datum		values[lengthof(types)];
 
 	namestrcpy(&nspname, table->nspname);
 	namestrcpy(&relname, table->relname);
@@ -198,23 +229,27 @@ followed_table_put(int32 followed_id, const FollowedTable *table)
 	values[1] = ObjectIdGetDatum(table->relid);
 	values[2] = NameGetDatum(&nspname);
 	values[3] = NameGetDatum(&relname);
-	values[4] = CharGetDatum(table->state);
-	values[5] = table->filter_snapshot ? CStringGetTextDatum(table->filter_snapshot) : (Datum) 0;
-	values[6] = LSNGetDatum(table->filter_until);
-	if (table->filter_snapshot == NULL)
-		nulls[5] = 'n';
-	if (XLogRecPtrIsInvalid(table->filter_until))
-		nulls[6] = 'n';
+	values[4] = ObjectIdGetDatum(table->leader_relid);
+	values[5] = CharGetDatum(table->state);
+	values[6] = table->schema_snapshot ? CStringGetTextDatum(table->schema_snapshot) : (Datum) 0;
+	values[7] = LSNGetDatum(table->schema_until);
+	if (!OidIsValid(table->leader_relid))
+		nulls[4] = 'n';
+	if (table->schema_snapshot == NULL)
+		nulls[6] = nulls[7] = 'n';
 
 	own_tables_begin(&state);
 	if (SPI_execute_with_args("INSERT INTO fanout.followed_table"
-							  " (followed_id, relid, nspname, relname, state, filter_snapshot, filter_until)"
-							  " VALUES ($1, $2, $3, $4, $5, $6, $7)"
+							  " (followed_id, relid, nspname, relname, leader_relid, state,"
+							  "  schema_snapshot, schema_until)"
+							  " VALUES ($1, $2, $3, $4, $5, $6, $7, $8)"
 							  " ON CONFLICT (followed_id, relid) DO UPDATE SET"
 							  "  nspname = excluded.nspname, relname = excluded.relname,"
-							  "  state = excluded.state, filter_snapshot = excluded.filter_snapshot,"
-							  "  filter_until = excluded.filter_until",
-							  7, types, values, nulls, false, 0) != SPI_OK_INSERT)
+							  "  leader_relid = excluded.leader_relid, state = excluded.state,"
+							  "  filter_snapshot = NULL, filter_until = NULL,"
+							  "  schema_snapshot = excluded.schema_snapshot,"
+							  "  schema_until = excluded.schema_until",
+							  lengthof(types), types, values, nulls, false, 0) != SPI_OK_INSERT)
 		elog(ERROR, "could not write fanout.followed_table");
 	own_tables_end(&state);
 }

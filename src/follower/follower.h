@@ -25,6 +25,7 @@
 
 /* followed_stream.copy_state */
 #define COPY_SCHEMA			"schema"	/* nothing done yet */
+#define COPY_TABLES			"tables"	/* tables have joined the publications */
 #define COPY_DATA			"data"		/* schema is there, tables are copied */
 #define COPY_INDEXES		"indexes"	/* all tables copied; post-data is to come */
 #define COPY_DONE			"done"		/* streaming, perhaps behind */
@@ -42,6 +43,8 @@ typedef struct FollowedRow
 	Oid			owner;
 	char	   *copy_state;
 	XLogRecPtr	start_lsn;		/* where streaming begins after a copy; Invalid before */
+	bool		all_tables;		/* the stream names no publications */
+	List	   *joining;		/* oids on the leader: joined them, and is not here yet */
 	bool		schema_done;	/* indexes and constraints are there, too */
 	uint64		leader_system;	/* which leader tokens must be from */
 	Oid			leader_database;
@@ -69,16 +72,20 @@ extern void followed_origin_name(char *name, Oid dboid, int32 id);
 /*
  * One row per replicated table.  Until applied_lsn passes filter_until, a
  * transaction is applied to the table only if its xid was not visible in
- * filter_snapshot (txid/pg_snapshot text "xmin:xmax:xip,...").
+ * filter_snapshot (txid/pg_snapshot text "xmin:xmax:xip,...").  Schema changes of
+ * a table that joined the stream are left out likewise, by schema_snapshot.
  */
 typedef struct FollowedTable
 {
 	Oid			relid;			/* local table */
 	char	   *nspname;		/* on the leader */
 	char	   *relname;
+	Oid			leader_relid;	/* InvalidOid: not known */
 	char		state;			/* TABLE_... */
 	char	   *filter_snapshot;	/* NULL: apply everything */
 	XLogRecPtr	filter_until;
+	char	   *schema_snapshot;	/* NULL: it came with the stream's schema */
+	XLogRecPtr	schema_until;
 } FollowedTable;
 
 #define TABLE_PENDING	'p'		/* to be copied */
@@ -87,7 +94,7 @@ typedef struct FollowedTable
 /* All tables of a followed stream, List of FollowedTable in the current context. */
 extern List *followed_tables(int32 followed_id);
 
-/* Insert or replace a row; needs a transaction with an active snapshot. */
+/* Insert or replace a row, without a filter of a copy; needs a transaction with an active snapshot. */
 extern void followed_table_put(int32 followed_id, const FollowedTable *table);
 
 /* Tell all sessions that the set of replicated tables changed (at commit). */

@@ -3,14 +3,18 @@
  *		Which local table a relation of the leader is applied to, and how its
  *		columns map.
  *
- * An entry is made by the leader's description (FRAME_RELATION) and mapped to a
- * local table by its schema and name, when a change for it comes first.  The
- * mapping is made again when either side's definition changes: a different
- * description, or an invalidation of the local table.
+ * An entry is made by the leader's description (FRAME_RELATION).  Its local table is found
+ * when a change for it comes first: by the leader's oid in fanout.followed_table, or
+ * else by its schema and name.  Columns are mapped when a change is to be applied.
+ * Both is done again when either side's definition changes: a different description, or an
+ * invalidation of the local table.
  *
- * Tables that a stream replicates into have a row in fanout.followed_table.  A
- * table that has none yet, made by hand after the first copy, gets one here, so
- * that the guard covers it.
+ * Tables that a stream replicates into have a row in fanout.followed_table.  In a
+ * stream of all tables, one that has none yet, made by hand after the first copy, gets
+ * one here, so that the guard covers it.  In a stream that names publications it is
+ * apply_tables.c that says which tables are followed: changes of others are of a
+ * table that joins at the end of the transaction, or has left by the time that it
+ * would have been copied.  They are ignored.
  */
 #include "postgres.h"
 
@@ -23,6 +27,7 @@
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/relcache.h"
+#include "utils/syscache.h"
 
 #include "compat.h"
 #include "follower/apply_internal.h"
@@ -31,6 +36,7 @@
 static HTAB *relations = NULL;
 static MemoryContext relations_context = NULL;
 static int32 followed_id;
+static bool all_tables;		/* the stream names no publications */
 static List *tables;			/* of FollowedTable, as of relation_map_reload() */
 static MemoryContext tables_context = NULL;
 
@@ -48,7 +54,7 @@ invalidate_relation(Datum arg, Oid relid)
 	while ((relation = hash_seq_search(&status)) != NULL)
 	{
 		if (!OidIsValid(relid) || relation->relid == relid)
-			relation->mapped = false;
+			relation->found = relation->mapped = false;
 	}
 }
 
@@ -70,6 +76,7 @@ relation_map_init(const FollowedRow *row)
 	registered = true;
 
 	followed_id = row->id;
+	all_tables = row->all_tables;
 	tables_context = AllocSetContextCreate(relations_context, "pg_fanout followed tables",
 										   ALLOCSET_DEFAULT_SIZES);
 	relation_map_reload();
@@ -114,7 +121,7 @@ relation_map_describe(const char *payload, Size len)
 	relation->desc = desc;
 	relation->raw = memcpy(palloc(Max(len, 1)), payload, len);
 	relation->raw_len = len;
-	relation->mapped = false;
+	relation->found = relation->mapped = false;
 	MemoryContextSwitchTo(oldcontext);
 }
 
@@ -223,14 +230,27 @@ relation_map_columns(ApplyRelation *relation, Relation rel)
 	relation->find_index = choose_index(relation, rel);
 }
 
-static FollowedTable *
-find_table(Oid relid)
+FollowedTable *
+relation_map_table(Oid relid)
 {
 	ListCell   *lc;
 
 	foreach(lc, tables)
 	{
 		if (((FollowedTable *) lfirst(lc))->relid == relid)
+			return lfirst(lc);
+	}
+	return NULL;
+}
+
+FollowedTable *
+relation_map_leader_table(Oid leader_relid)
+{
+	ListCell   *lc;
+
+	foreach(lc, tables)
+	{
+		if (((FollowedTable *) lfirst(lc))->leader_relid == leader_relid)
 			return lfirst(lc);
 	}
 	return NULL;
@@ -245,6 +265,7 @@ add_table(const ApplyRelation *relation)
 	table->relid = relation->relid;
 	table->nspname = pstrdup(relation->desc->nspname);
 	table->relname = pstrdup(relation->desc->relname);
+	table->leader_relid = relation->desc->relid;
 	table->state = TABLE_COPIED;
 	tables = lappend(tables, table);
 	followed_table_put(followed_id, table);
@@ -252,17 +273,51 @@ add_table(const ApplyRelation *relation)
 	MemoryContextSwitchTo(oldcontext);
 }
 
+/*
+ * The local table, by its row, or else by its name; InvalidOid: the table is not followed,
+ * although the leader sends its changes.
+ */
+static Oid
+find_local(const RelationDesc *desc)
+{
+	FollowedTable *table = relation_map_leader_table(desc->relid);
+	Oid			relid;
+
+	if (table != NULL && SearchSysCacheExists1(RELOID, ObjectIdGetDatum(table->relid)))
+		return table->relid;
+	relid = local_table_find(desc->nspname, desc->relname, NoLock, !all_tables && table == NULL);
+	if (!all_tables && OidIsValid(relid) && relation_map_table(relid) == NULL)
+		relid = InvalidOid;
+	return relid;
+}
+
+static void
+find_relation(ApplyRelation *relation)
+{
+	FollowedTable *table;
+
+	relation->relid = find_local(relation->desc);
+	relation->found = true;
+	if (!OidIsValid(relation->relid))
+	{
+		relation->pending = true;
+		return;
+	}
+	if (relation_map_table(relation->relid) == NULL)
+		add_table(relation);
+	table = relation_map_table(relation->relid);
+	relation->pending = table->state == TABLE_PENDING;
+	relation->filter_snapshot = table->filter_snapshot;
+	relation->filter_until = table->filter_until;
+}
+
 static void
 map_relation(ApplyRelation *relation)
 {
-	Relation	rel;
-	FollowedTable *table;
+	Relation	rel = table_open(relation->relid, RowExclusiveLock);
 	FormerUser	former;
 	MemoryContext oldcontext;
 
-	relation->relid = local_table_find(relation->desc->nspname, relation->desc->relname,
-									   RowExclusiveLock, false);
-	rel = table_open(relation->relid, NoLock);
 	relation->owner = rel->rd_rel->relowner;
 	if (rel->rd_rel->relkind != RELKIND_RELATION &&
 		rel->rd_rel->relkind != RELKIND_PARTITIONED_TABLE)
@@ -276,20 +331,13 @@ map_relation(ApplyRelation *relation)
 		relation->map_context = AllocSetContextCreate(relations_context, "pg_fanout mapping",
 													  ALLOCSET_SMALL_SIZES);
 	MemoryContextReset(relation->map_context);
+	relation->mapped = true;	/* an invalidation from here on counts */
 	oldcontext = MemoryContextSwitchTo(relation->map_context);
 	local_table_become(relation->owner, &former);
 	relation_map_columns(relation, rel);
 	local_table_become_former(&former);
 	MemoryContextSwitchTo(oldcontext);
-
-	if (find_table(relation->relid) == NULL)
-		add_table(relation);
-	table = find_table(relation->relid);
-	relation->pending = table->state == TABLE_PENDING;
-	relation->filter_snapshot = table->filter_snapshot;
-	relation->filter_until = table->filter_until;
 	table_close(rel, NoLock);
-	relation->mapped = true;
 }
 
 ApplyRelation *
@@ -301,8 +349,6 @@ relation_map_get(Oid leader_relid)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATA_CORRUPTED),
 				 errmsg("the leader sent a change of a relation that it never described")));
-	while (!relation->mapped)
-		map_relation(relation);
 	return relation;
 }
 
@@ -326,26 +372,37 @@ snapshot_sees(const char *snapshot, uint64 xid)
 	return true;
 }
 
-bool
-relation_wants(ApplyRelation *relation, const LogTxn *txn)
+/* Did the copy of the table bring the transaction already, or will it? */
+static bool
+comes_with_copy(ApplyRelation *relation, const LogTxn *txn)
 {
 	if (relation->pending)
-		return false;
-	if (relation->filter_snapshot == NULL)
 		return true;
+	if (relation->filter_snapshot == NULL)
+		return false;
 	if (txn->commit_lsn >= relation->filter_until)
 	{
 		/* The copy saw nothing that committed so late, nor later. */
 		relation->filter_snapshot = NULL;
-		return true;
+		return false;
 	}
-	return !snapshot_sees(relation->filter_snapshot, txn->xid);
+	return snapshot_sees(relation->filter_snapshot, txn->xid);
 }
 
+/* What comes with the copy may be of columns that the table has no more: it is not mapped. */
 bool
-relation_is_followed(Oid relid)
+relation_wants(ApplyRelation *relation, const LogTxn *txn)
 {
-	return find_table(relid) != NULL;
+	while (!relation->found || !relation->mapped)
+	{
+		if (!relation->found)
+			find_relation(relation);
+		if (comes_with_copy(relation, txn))
+			return false;
+		if (!relation->mapped)
+			map_relation(relation);
+	}
+	return !comes_with_copy(relation, txn);
 }
 
 List *
@@ -365,7 +422,7 @@ relation_map_pending(void)
 bool
 relation_copied_after(Oid relid, const LogTxn *txn)
 {
-	FollowedTable *table = find_table(relid);
+	FollowedTable *table = relation_map_table(relid);
 
 	return table != NULL && table->filter_snapshot != NULL &&
 		txn->commit_lsn < table->filter_until && snapshot_sees(table->filter_snapshot, txn->xid);

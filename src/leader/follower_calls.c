@@ -12,13 +12,17 @@
 
 #include "access/htup_details.h"
 #include "access/xlog.h"
+#include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "funcapi.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
+#include "storage/lmgr.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/pg_lsn.h"
+#include "utils/syscache.h"
 #include "utils/uuid.h"
 
 #include "compat.h"
@@ -29,6 +33,7 @@
 
 PG_FUNCTION_INFO_V1(fanout_stream_info);
 PG_FUNCTION_INFO_V1(fanout_stream_tables);
+PG_FUNCTION_INFO_V1(fanout_wait_for_writers);
 PG_FUNCTION_INFO_V1(fanout_register_follower);
 PG_FUNCTION_INFO_V1(fanout_unregister_follower);
 PG_FUNCTION_INFO_V1(fanout_flush_wal);
@@ -76,14 +81,14 @@ follower_names(LeaderStream *stream)
 /*
  * stream_info(stream name, wire_version int)
  *
- * state is "starting", "streaming" or "failed".
+ * state is "starting", "streaming" or "failed"; all_tables: it names no publications.
  */
 Datum
 fanout_stream_info(PG_FUNCTION_ARGS)
 {
 	TupleDesc	desc;
-	Datum		values[6];
-	bool		nulls[6] = {0};
+	Datum		values[8];
+	bool		nulls[8] = {0};
 	char		last_error[FANOUT_ERROR_LEN];
 	pg_uuid_t	era;
 	StreamRow  *row;
@@ -103,6 +108,8 @@ fanout_stream_info(PG_FUNCTION_ARGS)
 	values[4] = follower_names(stream);
 	values[5] = UUIDPGetDatum(&era);
 	nulls[5] = stream == NULL || !era_current(stream, &era);
+	values[6] = BoolGetDatum(row->own_publication);
+	values[7] = BoolGetDatum(row->ddl);
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls)));
 }
 
@@ -172,6 +179,41 @@ fanout_stream_tables(PG_FUNCTION_ARGS)
 		tuplestore_puttuple(rsinfo->setResult, SPI_tuptable->vals[i]);
 	own_tables_end(&state);
 	return (Datum) 0;
+}
+
+/*
+ * wait_for_writers(stream name, relations oid[])
+ *
+ * A transaction that wrote to a table before that joined a publication has its rows not in
+ * the stream, wherever it commits.  A copy has them if its snapshot is taken after this
+ * returns: it waits until all have ended that hold a writer's lock on the tables now.
+ * Nobody waits for it.
+ */
+Datum
+fanout_wait_for_writers(PG_FUNCTION_ARGS)
+{
+	ArrayType  *array = PG_GETARG_ARRAYTYPE_P(1);
+	const Oid  *relids = (const Oid *) ARR_DATA_PTR(array);
+	List	   *tags = NIL;
+
+	fanout_require_preload();
+	(void) stream_row_require_grant(NameStr(*PG_GETARG_NAME(0)));
+	for (int i = 0; i < ArrayGetNItems(ARR_NDIM(array), ARR_DIMS(array)); i++)
+	{
+		ListCell   *lc;
+
+		if (!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(relids[i])))
+			continue;			/* it left by being dropped */
+		foreach(lc, find_all_inheritors(relids[i], NoLock, NULL))
+		{
+			LOCKTAG    *tag = palloc(sizeof(LOCKTAG));
+
+			SET_LOCKTAG_RELATION(*tag, MyDatabaseId, lfirst_oid(lc));
+			tags = lappend(tags, tag);
+		}
+	}
+	WaitForLockersMultiple(tags, ShareLock, false);
+	PG_RETURN_VOID();
 }
 
 /* ---------- registration ---------- */

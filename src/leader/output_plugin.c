@@ -320,38 +320,52 @@ decode_row(Plugin *plugin, DecoderState *state, ReorderBufferTXN *txn,
 
 /* ---------- schema changes ---------- */
 
-/* A stream of all tables has all schema changes, others those of their tables. */
-static bool
-publishes_statement(DecoderState *state, ArrayType *relations)
+/* Those of the tables that a stream's publications publish, with their families. */
+static List *
+published_of(DecoderState *state, ArrayType *relations)
 {
 	const Oid  *relids = (const Oid *) ARR_DATA_PTR(relations);
 	int			count = ArrayGetNItems(ARR_NDIM(relations), ARR_DIMS(relations));
-	bool		published = state->row->own_publication;
+	List	   *published = NIL;
 
-	for (int i = 0; i < count && !published; i++)
+	for (int i = 0; i < count; i++)
 	{
 		Relation	rel = RelationIdGetRelation(relids[i]);
 
 		if (!RelationIsValid(rel))
 			continue;
-		published = publication_publishes(rel, state->row->publications);
+		if (publication_publishes(rel, state->row->publications))
+			published = list_concat_unique_oid(published, published_family(relids[i]));
 		RelationClose(rel);
 	}
 	return published;
 }
 
 static void
+write_body(Plugin *plugin, DecoderState *state, ReorderBufferTXN *txn, ChangeOp op,
+		   const StringInfoData *body)
+{
+	StringInfoData buf;
+
+	initStringInfo(&buf);
+	change_encode_body(&buf, op, body->data, body->len);
+	begin_in_log(plugin, state, txn);
+	log_writer_put_change(state->writer, buf.data, buf.len);
+	state->changes++;
+}
+
+static void
 write_statement(Plugin *plugin, DecoderState *state, ReorderBufferTXN *txn, const Datum *values,
-				uint8 flags)
+				uint8 flags, List *relids)
 {
 	SchemaStatement statement = {
 		.flags = flags,
+		.relids = relids,
 		.role = NameStr(*DatumGetName(values[Anum_schema_change_role - 1])),
 		.text = TextDatumGetCString(values[Anum_schema_change_statement - 1]),
 	};
 	ArrayType  *settings = DatumGetArrayTypeP(values[Anum_schema_change_settings - 1]);
 	StringInfoData encoded;
-	StringInfoData buf;
 	Datum	   *strings;
 	bool	   *nulls;
 	int			count;
@@ -362,14 +376,13 @@ write_statement(Plugin *plugin, DecoderState *state, ReorderBufferTXN *txn, cons
 									 nulls[i] ? "" : TextDatumGetCString(strings[i]));
 	initStringInfo(&encoded);
 	statement_encode(&encoded, &statement);
-	initStringInfo(&buf);
-	change_encode_statement(&buf, encoded.data, encoded.len);
-	begin_in_log(plugin, state, txn);
-	log_writer_put_change(state->writer, buf.data, buf.len);
-	state->changes++;
+	write_body(plugin, state, txn, CHANGE_STATEMENT, &encoded);
 }
 
-/* A row of fanout.schema_change.  Nothing but its INSERT means anything. */
+/*
+ * A row of fanout.schema_change.  Nothing but its INSERT means anything.  A stream of all
+ * tables has all schema changes, others those of their tables.
+ */
 static void
 decode_schema_change(Plugin *plugin, DecoderState *state, ReorderBufferTXN *txn,
 					 Relation relation, ReorderBufferChange *change)
@@ -377,6 +390,7 @@ decode_schema_change(Plugin *plugin, DecoderState *state, ReorderBufferTXN *txn,
 	Datum		values[Natts_schema_change];
 	bool		nulls[Natts_schema_change];
 	uint8		flags;
+	List	   *relids = NIL;
 
 	if (change->action != REORDER_BUFFER_CHANGE_INSERT || !state->row->ddl)
 		return;
@@ -386,9 +400,12 @@ decode_schema_change(Plugin *plugin, DecoderState *state, ReorderBufferTXN *txn,
 	/* Streams of some tables don't have extensions, but what their scripts write. */
 	if (state->row->own_publication && (flags & (STATEMENT_SCRIPT | STATEMENT_SCRIPT_END)) != 0)
 		plugin->in_script = (flags & STATEMENT_SCRIPT) != 0;
-	if ((flags & STATEMENT_SCRIPT_END) == 0 &&
-		publishes_statement(state, DatumGetArrayTypeP(values[Anum_schema_change_relations - 1])))
-		write_statement(plugin, state, txn, values, flags);
+	if ((flags & STATEMENT_SCRIPT_END) != 0)
+		return;
+	if (!state->row->own_publication)
+		relids = published_of(state, DatumGetArrayTypeP(values[Anum_schema_change_relations - 1]));
+	if (state->row->own_publication || relids != NIL)
+		write_statement(plugin, state, txn, values, flags, relids);
 }
 
 /* ---------- callbacks ---------- */
@@ -413,6 +430,7 @@ plugin_startup(LogicalDecodingContext *ctx, OutputPluginOptions *options, bool i
 												   ALLOCSET_DEFAULT_SIZES);
 	ctx->output_plugin_private = plugin;
 	publication_start(ctx->context);
+	published_tables_start(ctx->context);
 }
 
 static void
@@ -528,6 +546,20 @@ write_sequences(Plugin *plugin, DecoderState *state, ReorderBufferTXN *txn)
 	MemoryContextReset(plugin->change_context);
 }
 
+/* Tables have joined or left the publications that the stream names. */
+static void
+write_tables(Plugin *plugin, DecoderState *state, ReorderBufferTXN *txn)
+{
+	MemoryContext oldcontext = MemoryContextSwitchTo(plugin->change_context);
+	StringInfoData encoded;
+
+	initStringInfo(&encoded);
+	if (!state->row->own_publication && published_tables_take(state->row->publications, &encoded))
+		write_body(plugin, state, txn, CHANGE_TABLES, &encoded);
+	MemoryContextSwitchTo(oldcontext);
+	MemoryContextReset(plugin->change_context);
+}
+
 static void
 plugin_commit(LogicalDecodingContext *ctx, ReorderBufferTXN *txn, XLogRecPtr commit_lsn)
 {
@@ -535,6 +567,7 @@ plugin_commit(LogicalDecodingContext *ctx, ReorderBufferTXN *txn, XLogRecPtr com
 	DecoderState *state = ctx->output_writer_private;
 
 	write_sequences(plugin, state, txn);
+	write_tables(plugin, state, txn);
 	if (!plugin->begun)
 		return;
 	log_writer_commit(state->writer);

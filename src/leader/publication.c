@@ -53,6 +53,7 @@ static struct
 	MemoryContext list_context;
 	List	   *publications;	/* of Publication */
 	bool		list_valid;
+	bool		touched;		/* some table or publication was, see publication_touched() */
 } cache;
 
 /* ---------- invalidation ---------- */
@@ -94,6 +95,7 @@ relation_callback(Datum arg, Oid relid)
 
 	if (cache.relations == NULL)
 		return;
+	cache.touched = true;
 	if (!OidIsValid(relid))
 	{
 		invalidate_all();
@@ -113,6 +115,16 @@ catalog_callback(Datum arg, int cacheid, uint32 hashvalue)
 		return;
 	invalidate_all();
 	cache.list_valid = false;
+	cache.touched = true;
+}
+
+bool
+publication_touched(void)
+{
+	bool		touched = cache.touched;
+
+	cache.touched = false;
+	return touched;
 }
 
 static void
@@ -141,6 +153,7 @@ publication_start(MemoryContext parent)
 	cache.list_context = AllocSetContextCreate(cache.context, "pg_fanout publications",
 											   ALLOCSET_SMALL_SIZES);
 	cache.list_valid = false;
+	cache.touched = false;
 	cache.ancestors = false;
 	ctl.keysize = sizeof(Oid);
 	ctl.entrysize = sizeof(PublishedRelation);
@@ -161,14 +174,14 @@ publication_stop(void)
 
 /* ---------- which publications ---------- */
 
-static void
-load_publications(List *names)
+List *
+publication_list(List *names)
 {
 	MemoryContext oldcontext;
 	ListCell   *lc;
 
 	if (cache.list_valid)
-		return;
+		return cache.publications;
 
 	MemoryContextReset(cache.list_context);
 	cache.publications = NIL;
@@ -187,6 +200,7 @@ load_publications(List *names)
 					 errdetail("The stream goes on without what it published.")));
 	}
 	MemoryContextSwitchTo(oldcontext);
+	return cache.publications;
 }
 
 /* What decides whether a publication holds a table. */
@@ -244,13 +258,13 @@ add_actions(PublicationActions *to, const PublicationActions *from)
  * and column lists count.
  */
 static List *
-choose_publications(PublishedRelation *rel, const RelationFacts *facts)
+choose_publications(PublishedRelation *rel, const RelationFacts *facts, List *publications)
 {
 	List	   *chosen = NIL;
 	int			top = 0;
 	ListCell   *lc;
 
-	foreach(lc, cache.publications)
+	foreach(lc, publications)
 	{
 		Publication *publication = lfirst(lc);
 		int			level = published_level(publication, facts);
@@ -523,9 +537,8 @@ build_entry(PublishedRelation *rel, Relation relation, List *names)
 	if (!is_publishable_relation(relation) || is_own_table(relation))
 		return;
 
-	load_publications(names);
 	gather_facts(&facts, relation);
-	publications = choose_publications(rel, &facts);
+	publications = choose_publications(rel, &facts, publication_list(names));
 	if (actions->pubinsert || actions->pubupdate || actions->pubdelete || actions->pubtruncate)
 		build_published(rel, relation, publications);
 }
@@ -556,9 +569,8 @@ publication_publishes(Relation relation, List *names)
 
 	if (!is_publishable_relation(relation) || is_own_table(relation))
 		return false;
-	load_publications(names);
 	gather_facts(&facts, relation);
-	foreach(lc, cache.publications)
+	foreach(lc, publication_list(names))
 	{
 		Publication *publication = lfirst(lc);
 

@@ -11,6 +11,7 @@
 #include "access/attmap.h"
 #include "catalog/pg_publication.h"
 #include "executor/tuptable.h"
+#include "lib/stringinfo.h"
 #include "nodes/execnodes.h"
 #include "utils/relcache.h"
 
@@ -67,7 +68,27 @@ extern void publication_stop(void);
  */
 extern PublishedRelation *publication_lookup(Relation relation, List *names);
 
+/* The publications of these names, List of Publication; good until the next call. */
+extern List *publication_list(List *names);
+
+/* Was any table or publication touched since this was last asked? */
+extern bool publication_touched(void);
+
 /* Is any change of the table, or of the partitions of a partitioned one, published? */
 extern bool publication_publishes(Relation relation, List *names);
+
+/* ---------- published_tables.c ---------- */
+
+/* Start of a decoding session; memory comes from parent. */
+extern void published_tables_start(MemoryContext parent);
+
+/*
+ * At the end of a transaction that is decoded: did it change which tables the publications
+ * publish?  Then their list is encoded into buf.
+ */
+extern bool published_tables_take(List *names, StringInfo buf);
+
+/* A table with those that it is a part of and those that are parts of it, as oids. */
+extern List *published_family(Oid relid);
 
 #endif							/* FANOUT_PUBLICATION_H */

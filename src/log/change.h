@@ -77,7 +77,8 @@ typedef enum ChangeOp
 	CHANGE_DELETE = 'D',
 	CHANGE_TRUNCATE = 'T',
 	CHANGE_SEQUENCE = 'Q',		/* a sequence's value */
-	CHANGE_STATEMENT = 'S'		/* a schema change; statement.h has what is in it */
+	CHANGE_STATEMENT = 'S',		/* a schema change; statement.h has what is in it */
+	CHANGE_TABLES = 'P'			/* the stream's tables from here on; table_list.h */
 } ChangeOp;
 
 typedef enum OldRowKind
@@ -119,7 +120,9 @@ extern void change_encode_delete(StringInfo buf, RowEncoder *encoder, OldRowKind
 								 const RowValues *oldrow);
 extern void change_encode_truncate(StringInfo buf, int nrels, const Oid *relids, uint8 flags);
 extern void change_encode_sequence(StringInfo buf, const SequenceValue *sequence);
-extern void change_encode_statement(StringInfo buf, const char *statement, uint32 len);
+
+/* CHANGE_STATEMENT or CHANGE_TABLES, whose contents are encoded already. */
+extern void change_encode_body(StringInfo buf, ChangeOp op, const char *body, uint32 len);
 
 /*
  * The form for a column of that type.  For a domain it is the form of its base
@@ -141,11 +144,18 @@ typedef struct Change
 	int			nrels;			/* T */
 	Oid		   *relids;			/* T */
 	SequenceValue sequence;		/* Q */
-	const char *statement;		/* S: points into the frame */
-	uint32		statement_len;
+	const char *body;			/* S, P: points into the frame */
+	uint32		body_len;
 	int			row_capacity;	/* private to change_decode() */
 	int			rel_capacity;
 } Change;
+
+static inline bool
+change_is_of_row(const Change *change)
+{
+	return change->op == CHANGE_INSERT || change->op == CHANGE_UPDATE ||
+		change->op == CHANGE_DELETE;
+}
 
 /* Finds the description for a relation named in a change; NULL: never described. */
 typedef const RelationDesc *(*RelationDescLookup) (void *arg, Oid relid);

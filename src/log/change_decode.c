@@ -200,8 +200,9 @@ change_decode(const char **pos, const char *end, RelationDescLookup lookup, void
 			read_sequence(&reader, &change->sequence);
 			break;
 		case CHANGE_STATEMENT:
-			change->statement_len = read_uint32(&reader);
-			change->statement = read_bytes(&reader, change->statement_len);
+		case CHANGE_TABLES:
+			change->body_len = read_uint32(&reader);
+			change->body = read_bytes(&reader, change->body_len);
 			break;
 		default:
 			read_failed(&reader, "The kind of change is unknown.");

@@ -273,9 +273,9 @@ change_encode_sequence(StringInfo buf, const SequenceValue *sequence)
 }
 
 void
-change_encode_statement(StringInfo buf, const char *statement, uint32 len)
+change_encode_body(StringInfo buf, ChangeOp op, const char *body, uint32 len)
 {
-	pq_sendint8(buf, CHANGE_STATEMENT);
+	pq_sendint8(buf, op);
 	pq_sendint32(buf, len);
-	appendBinaryStringInfo(buf, statement, len);
+	appendBinaryStringInfo(buf, body, len);
 }

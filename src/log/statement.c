@@ -4,7 +4,8 @@
  *
  * In network byte order:
  *
- *	flags (1), role, number of settings' names and values (2), each of them, text
+ *	flags (1), role, number of settings' names and values (2), each of them,
+ *	number of tables (4), oid of each (4), text
  *
  * where a string is its length (4) and bytes, without a zero.
  */
@@ -35,6 +36,9 @@ statement_encode(StringInfo buf, const SchemaStatement *statement)
 	pq_sendint16(buf, list_length(statement->settings));
 	foreach(lc, statement->settings)
 		put_string(buf, lfirst(lc));
+	pq_sendint32(buf, list_length(statement->relids));
+	foreach(lc, statement->relids)
+		pq_sendint32(buf, lfirst_oid(lc));
 	put_string(buf, statement->text);
 }
 
@@ -59,6 +63,7 @@ statement_decode(const char *data, Size len)
 	};
 	SchemaStatement *statement = palloc0(sizeof(SchemaStatement));
 	uint16		settings;
+	uint32		relids;
 
 	statement->flags = read_uint8(&reader);
 	statement->role = read_string(&reader);
@@ -67,6 +72,9 @@ statement_decode(const char *data, Size len)
 		read_failed(&reader, "A setting has no value.");
 	for (uint16 i = 0; i < settings; i++)
 		statement->settings = lappend(statement->settings, read_string(&reader));
+	relids = read_uint32(&reader);
+	for (uint32 i = 0; i < relids; i++)
+		statement->relids = lappend_oid(statement->relids, read_uint32(&reader));
 	statement->text = read_string(&reader);
 	if (reader.pos != reader.end)
 		read_failed(&reader, "It has bytes behind its end.");

@@ -29,6 +29,7 @@ typedef struct SchemaStatement
 	uint8		flags;			/* STATEMENT_... */
 	char	   *role;			/* who ran it */
 	List	   *settings;		/* of char *: name, value, name, value... */
+	List	   *relids;			/* of a stream that names publications: the tables it is about */
 	char	   *text;
 } SchemaStatement;
 

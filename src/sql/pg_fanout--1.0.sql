@@ -43,8 +43,10 @@ CREATE TABLE fanout.followed_stream (
     paused boolean NOT NULL DEFAULT false,
     owner oid NOT NULL,
     copy_state text NOT NULL DEFAULT 'schema'
-        CHECK (copy_state IN ('schema', 'data', 'indexes', 'done')),
+        CHECK (copy_state IN ('schema', 'tables', 'data', 'indexes', 'done')),
     start_lsn pg_lsn,
+    all_tables boolean NOT NULL DEFAULT true,
+    joining oid[] NOT NULL DEFAULT '{}',
     schema_done boolean NOT NULL DEFAULT false,
     copy_started_at timestamptz,
     schema_snapshot text,
@@ -62,9 +64,12 @@ CREATE TABLE fanout.followed_table (
     relid oid NOT NULL,
     nspname name NOT NULL,
     relname name NOT NULL,
+    leader_relid oid,
     state "char" NOT NULL,
     filter_snapshot text,
     filter_until pg_lsn,
+    schema_snapshot text,
+    schema_until pg_lsn,
     total_rows bigint,
     total_bytes bigint,
     copied_rows bigint,
@@ -155,7 +160,7 @@ COMMENT ON FUNCTION fanout.wait_for_followers(integer, text, interval) IS
  */
 CREATE FUNCTION fanout.stream_info(stream name, wire_version integer,
     OUT state text, OUT system_identifier text, OUT encoding text, OUT machine text,
-    OUT follower_names name[], OUT era uuid)
+    OUT follower_names name[], OUT era uuid, OUT all_tables boolean, OUT ddl boolean)
 RETURNS record AS 'MODULE_PATHNAME', 'fanout_stream_info' LANGUAGE C VOLATILE STRICT;
 COMMENT ON FUNCTION fanout.stream_info(name, integer) IS
     'for followers: what must be known of a stream before it can be followed';
@@ -172,6 +177,11 @@ CREATE FUNCTION fanout.stream_sequences(stream name,
 RETURNS SETOF record AS 'MODULE_PATHNAME', 'fanout_stream_sequences' LANGUAGE C VOLATILE STRICT;
 COMMENT ON FUNCTION fanout.stream_sequences(name) IS
     'for followers: the sequences of a stream, with the values that the server has logged ahead';
+
+CREATE FUNCTION fanout.wait_for_writers(stream name, relations oid[])
+RETURNS void AS 'MODULE_PATHNAME', 'fanout_wait_for_writers' LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION fanout.wait_for_writers(name, oid[]) IS
+    'for followers: wait for the transactions that are writing to these tables now';
 
 CREATE FUNCTION fanout.register_follower(stream name, follower name, instance uuid, era uuid,
     reached pg_lsn)
@@ -331,7 +341,7 @@ WITH tables AS (
     FROM tables GROUP BY stream, copy_state, copy_started_at
 )
 SELECT stream,
-    CASE copy_state WHEN 'schema' THEN 'schema' WHEN 'data' THEN 'copying'
+    CASE copy_state WHEN 'schema' THEN 'schema' WHEN 'tables' THEN 'schema' WHEN 'data' THEN 'copying'
                     WHEN 'indexes' THEN 'making indexes' ELSE 'done' END AS state,
     tables, tables_copied, copied_rows, copied_bytes, total_bytes,
     round(100 * done, 1) AS percent, copy_started_at AS started_at,
@@ -451,6 +461,7 @@ EXCEPTION
 END
 $$;
 GRANT EXECUTE ON FUNCTION fanout.stream_info(name, integer), fanout.stream_tables(name), fanout.stream_sequences(name),
+    fanout.wait_for_writers(name, oid[]),
     fanout.register_follower(name, name, uuid, uuid, pg_lsn), fanout.flush_wal(),
     fanout.unregister_follower(name, name, uuid, integer), fanout.snapshot_position(name),
     fanout.row_hash(record) TO fanout_follower;
