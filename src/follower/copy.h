@@ -9,6 +9,13 @@
 
 #include "follower/follower.h"
 
+/*
+ * How long another connection than the copy's own waits for a lock on the leader.
+ * Behind somebody who wants to TRUNCATE what the copy has locked it would wait for
+ * ever, and no server sees that deadlock: rather fail and begin again.
+ */
+#define COPY_LOCK_TIMEOUT	"3s"
+
 /* A table of the stream as the leader describes it. */
 typedef struct CopyTable
 {

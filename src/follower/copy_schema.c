@@ -84,7 +84,7 @@ dump_command(const char *what, const char *snapshot_id, const char *error_path)
 				 errhint("Install the client programs, or follow with copy_schema => false.")));
 	return psprintf("\"%s\" %s --snapshot=%s --encoding=%s --exclude-schema=%s"
 					" --no-publications --no-subscriptions --no-tablespaces --no-blobs"
-					" --lock-wait-timeout=60s --no-password 2>\"%s\"",
+					" --lock-wait-timeout=" COPY_LOCK_TIMEOUT " --no-password 2>\"%s\"",
 					program, what, snapshot_id, GetDatabaseEncodingName(), FANOUT_SCHEMA, error_path);
 }
 

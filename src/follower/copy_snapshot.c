@@ -248,6 +248,7 @@ copy_session_join(const FollowedRow *row, const char *snapshot_id)
 {
 	PGconn	   *conn = leader_connect(row->conninfo, NameStr(row->follower));
 
+	PQclear(leader_query(conn, "SET lock_timeout = '" COPY_LOCK_TIMEOUT "'", 0, NULL));
 	PQclear(leader_query(conn, "BEGIN ISOLATION LEVEL REPEATABLE READ", 0, NULL));
 	PQclear(leader_query(conn, psprintf("SET TRANSACTION SNAPSHOT %s",
 										quote_literal_cstr(snapshot_id)), 0, NULL));

@@ -10,6 +10,7 @@
 
 #include <pthread.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -93,6 +94,54 @@ must(PGconn *conn, const char *query)
 	if (!succeeded(res))
 		die("%s: %s", query, PQerrorMessage(conn));
 	PQclear(res);
+}
+
+/*
+ * Orders, for programs that work until standard input ends: "rest" lets every thread
+ * finish its piece of work, says "resting", and lets none begin another until "go on".
+ */
+static pthread_rwlock_t working;
+static atomic_bool input_ended;
+
+static inline void
+begin_piece(void)
+{
+	pthread_rwlock_rdlock(&working);
+}
+
+static inline void
+end_piece(void)
+{
+	pthread_rwlock_unlock(&working);
+}
+
+static inline void
+init_orders(void)
+{
+	pthread_rwlockattr_t attr;
+
+	pthread_rwlockattr_init(&attr);
+	pthread_rwlockattr_setkind_np(&attr, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
+	pthread_rwlock_init(&working, &attr);
+}
+
+static inline void
+obey_orders(void)
+{
+	char		line[100];
+
+	while (fgets(line, sizeof(line), stdin) != NULL)
+	{
+		if (strcmp(line, "rest\n") == 0)
+		{
+			pthread_rwlock_wrlock(&working);
+			puts("resting");
+			fflush(stdout);
+		}
+		else
+			pthread_rwlock_unlock(&working);
+	}
+	atomic_store(&input_ended, true);
 }
 
 static inline void

@@ -2,15 +2,20 @@
  * truth.c
  *		Does a follower ever claim to be fresher than it is?
  *
- * usage: truth LEADER FOLLOWER MODE READS
+ * usage: truth MODE READS LEADER FOLLOWER ...
  *
  * A writer inserts 1, 2, 3, ... into table tick(n) on the leader, each in a
  * transaction of its own, and notes when each was acknowledged.  Readers select the
- * highest tick on the follower together with as_of and staleness, two in READ
- * COMMITTED, two in REPEATABLE READ transactions of up to two seconds.  For each
+ * highest tick on a follower together with as_of and staleness, half of them in READ
+ * COMMITTED, half in REPEATABLE READ transactions of up to two seconds.  For each
  * read, every tick acknowledged before as_of, and every tick acknowledged before
  * (time the read was sent - staleness), must be in it.  As ticks are acknowledged in
  * order, it is enough to look at the first one that is not.
+ *
+ * READS is the number of claims to check, by four readers per follower.  0: two
+ * readers each go on until standard input ends, at a pace that leaves room for others, and
+ * obey orders (client.h).
+ * Servers may be killed meanwhile.
  *
  * MODE says where as_of comes from:
  *	bound			fanout.staleness, in the same statement
@@ -21,12 +26,11 @@
  * Prints the number of reads that claimed something, of those that claimed nothing,
  * of lies, and the oldest claim in ms.
  */
-#include <stdatomic.h>
-
 #include "client.h"
 
 #define MAX_TICKS	20000000
-#define READERS		4
+#define MAX_READERS	64
+#define PACE_US		10000
 
 #define BOUND_QUERY \
 	"SELECT (SELECT coalesce(max(n), 0) FROM tick)," \
@@ -52,7 +56,8 @@ typedef enum Mode
 
 static Mode mode;
 static const char *leader;
-static const char *follower;
+static char **followers;
+static int	nfollowers;
 static long wanted;
 
 static _Atomic int64_t acked_at[MAX_TICKS + 1];	/* 0: not yet */
@@ -64,26 +69,40 @@ static _Atomic int64_t oldest;
 static bool
 finished(void)
 {
-	return atomic_load(&claims) >= wanted;
+	return wanted > 0 ? atomic_load(&claims) >= wanted : atomic_load(&input_ended);
+}
+
+static void
+pace(void)
+{
+	if (wanted == 0)
+		usleep(PACE_US);
 }
 
 /* ---------- writing ---------- */
 
-/* Has that tick committed, whatever became of the connection? */
+/* Has that tick committed?  The connection broke, and *conn is to be another one. */
 static bool
-is_there(PGconn *conn, int64_t n)
+is_there(PGconn **conn, int64_t n)
 {
 	char		query[100];
-	PGresult   *res;
-	bool		there;
 
 	snprintf(query, sizeof(query), "SELECT count(*) FROM tick WHERE n = %lld", (long long) n);
-	res = PQexec(conn, query);
-	if (PQresultStatus(res) != PGRES_TUPLES_OK)
-		die("%s", PQerrorMessage(conn));
-	there = strcmp(PQgetvalue(res, 0, 0), "1") == 0;
-	PQclear(res);
-	return there;
+	for (;;)
+	{
+		PGresult   *res;
+		bool		answered;
+		bool		there;
+
+		PQfinish(*conn);
+		*conn = connect_again(leader);
+		res = PQexec(*conn, query);
+		answered = PQresultStatus(res) == PGRES_TUPLES_OK;
+		there = answered && strcmp(PQgetvalue(res, 0, 0), "1") == 0;
+		PQclear(res);
+		if (answered)
+			return there;
+	}
 }
 
 static void *
@@ -100,6 +119,7 @@ write_ticks(void *arg)
 		bool		done = false;
 
 		snprintf(text, sizeof(text), "%lld", (long long) n);
+		begin_piece();
 		while (!done)
 		{
 			res = PQexecParams(conn, "INSERT INTO tick VALUES ($1::bigint)", 1, NULL, params,
@@ -107,13 +127,11 @@ write_ticks(void *arg)
 			done = succeeded(res);
 			PQclear(res);
 			if (!done)
-			{
-				PQfinish(conn);
-				conn = connect_again(leader);
-				done = is_there(conn, n);
-			}
+				done = is_there(&conn, n);
 		}
 		atomic_store(&acked_at[n], wall_us());
+		end_piece();
+		pace();
 	}
 	PQfinish(conn);
 	return NULL;
@@ -216,6 +234,7 @@ read_some(PGconn *conn, PGconn *other, bool repeatable)
 			: read_together(conn, &claim);
 		if (ok)
 			check(&claim);
+		pace();
 	}
 	if (repeatable)
 		PQclear(PQexec(conn, "COMMIT"));
@@ -225,15 +244,24 @@ read_some(PGconn *conn, PGconn *other, bool repeatable)
 static void *
 read_ticks(void *arg)
 {
-	bool		repeatable = *(int *) arg % 2 == 1;
+	int			number = *(int *) arg;
+	const char *follower = followers[number % nfollowers];
+	bool		repeatable = number / nfollowers % 2 == 1;
 
 	while (!finished())
 	{
 		PGconn	   *conn = connect_again(follower);
 		PGconn	   *other = connect_again(follower);
 
-		while (!finished() && read_some(conn, other, repeatable))
-			;
+		bool		ok = true;
+
+		while (ok && !finished())
+		{
+			begin_piece();
+			ok = read_some(conn, other, repeatable);
+			end_piece();
+		}
+		pace();
 		PQfinish(conn);
 		PQfinish(other);
 	}
@@ -244,25 +272,31 @@ int
 main(int argc, char **argv)
 {
 	pthread_t	writer;
-	pthread_t	readers[READERS];
-	int			numbers[READERS];
+	pthread_t	readers[MAX_READERS];
+	int			numbers[MAX_READERS];
+	int			nreaders;
 
-	if (argc != 5)
-		die("usage: truth LEADER FOLLOWER bound|commit-time|other-snapshot READS");
-	leader = argv[1];
-	follower = argv[2];
-	mode = strcmp(argv[3], "bound") == 0 ? MODE_BOUND :
-		strcmp(argv[3], "commit-time") == 0 ? MODE_COMMIT_TIME : MODE_OTHER_SNAPSHOT;
-	wanted = atol(argv[4]);
+	nfollowers = argc - 4;
+	if (nfollowers < 1 || nfollowers * 4 > MAX_READERS)
+		die("usage: truth bound|commit-time|other-snapshot READS LEADER FOLLOWER ...");
+	mode = strcmp(argv[1], "bound") == 0 ? MODE_BOUND :
+		strcmp(argv[1], "commit-time") == 0 ? MODE_COMMIT_TIME : MODE_OTHER_SNAPSHOT;
+	wanted = atol(argv[2]);
+	leader = argv[3];
+	followers = argv + 4;
+	nreaders = nfollowers * (wanted > 0 ? 4 : 2);
 
+	init_orders();
 	start_thread(&writer, write_ticks, NULL);
-	for (int i = 0; i < READERS; i++)
+	for (int i = 0; i < nreaders; i++)
 	{
 		numbers[i] = i;
 		start_thread(&readers[i], read_ticks, &numbers[i]);
 	}
+	if (wanted == 0)
+		obey_orders();
 	pthread_join(writer, NULL);
-	for (int i = 0; i < READERS; i++)
+	for (int i = 0; i < nreaders; i++)
 		pthread_join(readers[i], NULL);
 
 	printf("%ld %ld %ld %lld\n", atomic_load(&claims), atomic_load(&no_claims),

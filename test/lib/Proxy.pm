@@ -7,6 +7,8 @@
 #	cut            end all connections, and refuse new ones
 #	hold           pass nothing on, but keep connections open
 #	delay N        pass everything on N ms later
+#	lossy N        of the pieces, hold up N percent as TCP does when packets are lost,
+#	               and now and then lose the connection
 #	pass           pass everything on at once again
 #	forge HEX      put a message of the leader's into every connection that streams
 package Proxy;
@@ -22,11 +24,11 @@ use Time::HiRes qw(sleep time);
 
 use constant TICK => 0.02;
 
-# Listen where $node does, under a number of its own.
+# Listen where $node does, under a port of its own; several need to be numbered.
 sub new
 {
-	my ($class, $node) = @_;
-	my $self = bless { host => $node->host, port => ($node->port + 30000) % 65536,
+	my ($class, $node, $number) = @_;
+	my $self = bless { host => $node->host, port => ($node->port + 30000 + ($number // 0)) % 65536,
 		target => $node->host . '/.s.PGSQL.' . $node->port }, $class;
 	pipe(my $order_out, $self->{orders}) or die $!;
 	pipe($self->{answers}, my $answer_in) or die $!;
@@ -84,7 +86,7 @@ sub serve
 {
 	my ($self, $server, $orders, $answers) = @_;
 	local $SIG{PIPE} = 'IGNORE';
-	my %state = (mode => 'pass', delay => 0, ways => []);
+	my %state = (mode => 'pass', delay => 0, loss => 0, ways => []);
 	while (1)
 	{
 		my $reading = IO::Select->new($orders, $server);
@@ -124,8 +126,9 @@ sub obey
 		push @{ $_->{queue} }, [ 0, $message ] for grep { $_->{streams} } @{ $state->{ways} };
 		return;
 	}
-	$state->{mode} = $verb eq 'delay' ? 'pass' : $verb;
+	$state->{mode} = $verb =~ /^(delay|lossy)$/ ? 'pass' : $verb;
 	$state->{delay} = $verb eq 'delay' ? $argument / 1000 : 0;
+	$state->{loss} = $verb eq 'lossy' ? $argument / 100 : 0;
 	$_->{ended} = 1 for $verb eq 'cut' ? @{ $state->{ways} } : ();
 	return;
 }
@@ -151,9 +154,25 @@ sub receive
 		$way->{at_end} = 1;
 		return;
 	}
-	push @{ $way->{queue} }, [ time() + $state->{delay}, $_ ]
+	my $delay = $state->{delay} + lost_for($state, $way);
+	push @{ $way->{queue} }, [ time() + $delay, $_ ]
 	  for $way->{of_leader} ? messages($way, $bytes) : $bytes;
 	return;
+}
+
+# How long until what is lost has been sent again: 0.2 s, and double that for each further
+# loss.  After five in a row the connection is.
+sub lost_for
+{
+	my ($state, $way) = @_;
+	my ($wait, $losses) = (0, 0);
+	while (rand() < $state->{loss})
+	{
+		$wait += 0.2 * 2**$losses;
+		$way->{ended} = 1 if ++$losses == 5;
+		last if $losses == 5;
+	}
+	return $wait;
 }
 
 # Whole messages of the leader, so that a forged one comes between two; remembers when

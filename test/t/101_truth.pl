@@ -85,7 +85,7 @@ sub run_truth
 	wait_for_catchup($leader, $follower);
 	my $load = start_load();
 	my ($harness, $out, $err) =
-	  start_client('truth', '', conninfo($leader), conninfo($follower), $mode, $wanted);
+	  start_client('truth', '', $mode, $wanted, conninfo($leader), conninfo($follower));
 	my @kinds = sort keys %mishaps;
 	my %happened;
 	for (my $i = 0; $harness->pumpable; $i++)

@@ -25,8 +25,9 @@ my $load = IPC::Run::start([ 'pgbench', '-n', '-c', '2', '-R', '20', '-T', '600'
 		conninfo($leader) ], '<', \'', '>', \my $load_out, '2>', \my $load_err);
 
 my @servers = map { conninfo($_) } $leader, @followers;
-my ($pairs, $missed) = split ' ', client('own_writes', 'token', 10000, 8, @servers);
+my ($pairs, $missed, $unanswered) = split ' ', client('own_writes', 'token', 10000, 8, @servers);
 is($missed, 0, "of $pairs reads with a token, none missed its write");
+is("$pairs $unanswered", '10000 0', '... and all were answered');
 ($pairs, $missed) = split ' ', client('own_writes', 'none', 10000, 8, @servers);
 cmp_ok($missed, '>', 0, "of $pairs reads without one, $missed did");
 $load->kill_kill;

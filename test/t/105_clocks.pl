@@ -62,7 +62,7 @@ cmp_ok($leader->safe_psql('postgres', 'SELECT extract(epoch FROM staleness) FROM
 
 # The same writers and readers as in the test of truth; they live by the follower's clock.
 my ($claims, $silent, $lies) = split ' ',
-  with_fake_clock(sub { client('truth', conninfo($leader), conninfo($follower), 'bound', 3000) });
+  with_fake_clock(sub { client('truth', 'bound', 3000, conninfo($leader), conninfo($follower)) });
 is($lies, 0, "of $claims reads an hour apart, none lied");
 
 # Steps of the follower's clock move as_of, never the staleness.
