@@ -37,12 +37,17 @@ adapt_constraints(List *nodes)
 	}
 }
 
-/* The same that the server adds in the first transaction of DETACH ... CONCURRENTLY. */
+/*
+ * The same that the server adds in the first transaction of DETACH ... CONCURRENTLY: to
+ * all but partitions by hash, whose constraint names the parent.
+ */
 static void
-keep_partition_constraint(const RangeVar *name)
+keep_partition_constraint(const RangeVar *parent_name, const RangeVar *name)
 {
+	Relation	parent = table_openrv(parent_name, AccessExclusiveLock);
 	Relation	rel = table_openrv(name, AccessExclusiveLock);
 	List	   *qual = RelationGetPartitionQual(rel);
+	bool		by_hash = RelationGetPartitionKey(parent)->strategy == PARTITION_STRATEGY_HASH;
 	Constraint *constraint = makeNode(Constraint);
 
 	constraint->contype = CONSTR_CHECK;
@@ -51,19 +56,20 @@ keep_partition_constraint(const RangeVar *name)
 	constraint->initially_valid = true;
 	constraint->skip_validation = true;
 	fanout_constraint_enforce(constraint);
-	if (!PartConstraintImpliedByRelConstraint(rel, qual))
+	if (!by_hash && !PartConstraintImpliedByRelConstraint(rel, qual))
 		AddRelationNewConstraints(rel, NIL, list_make1(constraint), false, true, false, NULL);
 	table_close(rel, NoLock);
+	table_close(parent, NoLock);
 	CommandCounterIncrement();
 }
 
 static void
-adapt_detach(AlterTableCmd *cmd)
+adapt_detach(const RangeVar *parent, AlterTableCmd *cmd)
 {
 	PartitionCmd *partition = castNode(PartitionCmd, cmd->def);
 
 	if (partition->concurrent || cmd->subtype == AT_DetachPartitionFinalize)
-		keep_partition_constraint(partition->name);
+		keep_partition_constraint(parent, partition->name);
 	partition->concurrent = false;
 	cmd->subtype = AT_DetachPartition;
 }
@@ -101,7 +107,7 @@ adapt_alter_table(AlterTableStmt *stmt)
 				break;
 			case AT_DetachPartition:
 			case AT_DetachPartitionFinalize:
-				adapt_detach(cmd);
+				adapt_detach(stmt->relation, cmd);
 				break;
 			default:
 				break;

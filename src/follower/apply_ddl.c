@@ -107,13 +107,24 @@ statement_context(void *arg)
 }
 
 static void
+set_parameter(const char *name, const char *value)
+{
+	(void) set_config_option(name, value, PGC_SUSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0,
+							 false);
+}
+
+/*
+ * Bodies of functions were checked on the leader if they were to be; here they may
+ * name what is not there, such as temporary tables.
+ */
+static void
 set_parameters(const SchemaStatement *statement)
 {
 	List	   *settings = statement->settings;
 
 	for (int i = 0; i + 1 < list_length(settings); i += 2)
-		(void) set_config_option(list_nth(settings, i), list_nth(settings, i + 1),
-								 PGC_SUSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+		set_parameter(list_nth(settings, i), list_nth(settings, i + 1));
+	set_parameter("check_function_bodies", "off");
 }
 
 static Oid
@@ -142,6 +153,27 @@ altered_tree(Node *stmt)
 	return OidIsValid(relid) ? find_all_inheritors(relid, NoLock, NULL) : NIL;
 }
 
+/*
+ * While a statement runs as a role, SET ROLE is not possible, or code of that role could
+ * become a superuser.  To write down in a function that it sets the role counts as that, but
+ * such a statement runs nobody's code.
+ */
+static void
+run_utility(PlannedStmt *planned, const char *text)
+{
+	bool		writes_code = IsA(planned->utilityStmt, CreateFunctionStmt) ||
+		IsA(planned->utilityStmt, AlterFunctionStmt);
+	Oid			user;
+	int			sec_context;
+
+	GetUserIdAndSecContext(&user, &sec_context);
+	if (writes_code)
+		SetUserIdAndSecContext(user, sec_context & ~SECURITY_LOCAL_USERID_CHANGE);
+	ProcessUtility(planned, text, false, PROCESS_UTILITY_QUERY, NULL, NULL, None_Receiver, NULL);
+	SetUserIdAndSecContext(user, sec_context);
+	CommandCounterIncrement();
+}
+
 /* Returns the tables whose values are not the leader's. */
 static List *
 run_planned(const SchemaStatement *statement, PlannedStmt *planned)
@@ -156,9 +188,7 @@ run_planned(const SchemaStatement *statement, PlannedStmt *planned)
 		differing = altered_tree(planned->utilityStmt);
 	if (!adapt_statement(planned->utilityStmt))
 		return NIL;
-	ProcessUtility(planned, statement->text, false, PROCESS_UTILITY_QUERY, NULL, NULL,
-				   None_Receiver, NULL);
-	CommandCounterIncrement();
+	run_utility(planned, statement->text);
 	return differing;
 }
 

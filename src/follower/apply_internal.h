@@ -24,6 +24,7 @@ typedef struct ColumnInput
 	Oid			leader_type;	/* InvalidOid for COLUMN_TEXT of other types */
 	int16		typlen;			/* of the leader's type */
 	bool		typbyval;
+	struct ColumnInput *search; /* of a domain: the same without its constraints */
 } ColumnInput;
 
 /* The open partitions of a local table (apply_partition.c). */
@@ -122,6 +123,10 @@ extern void column_input_init(ColumnInput *input, const ColumnDesc *column,
 							  Form_pg_attribute attr);
 extern Datum column_input_value(ColumnInput *input, const ColumnDesc *column,
 								const ColumnValue *value);
+
+/* The same of a row that is there already. */
+extern Datum column_search_value(ColumnInput *input, const ColumnDesc *column,
+								 const ColumnValue *value);
 
 /* apply.c: count a change of the running local transaction. */
 extern void apply_count(ApplyRelation *relation);

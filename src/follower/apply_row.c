@@ -28,8 +28,9 @@
 
 /* ---------- rows to slots ---------- */
 
+/* Of a row to write, or of one that is there already, to search for. */
 static void
-put_columns(ApplyRelation *relation, const ColumnValue *row, TupleTableSlot *slot)
+put_columns(ApplyRelation *relation, const ColumnValue *row, TupleTableSlot *slot, bool search)
 {
 	for (int i = 0; i < relation->desc->natts; i++)
 	{
@@ -40,7 +41,8 @@ put_columns(ApplyRelation *relation, const ColumnValue *row, TupleTableSlot *slo
 			continue;
 		slot->tts_isnull[at] = row[i].kind == VALUE_NULL;
 		if (row[i].kind == VALUE_PRESENT)
-			slot->tts_values[at] = column_input_value(input, &relation->desc->columns[i], &row[i]);
+			slot->tts_values[at] = (search ? column_search_value : column_input_value)
+				(input, &relation->desc->columns[i], &row[i]);
 	}
 }
 
@@ -59,7 +61,7 @@ void
 row_put_new(ApplyRelation *relation, const ColumnValue *row, TupleTableSlot *slot)
 {
 	clear_row(slot);
-	put_columns(relation, row, slot);
+	put_columns(relation, row, slot, false);
 	group_put_defaults(relation, slot);
 	ExecStoreVirtualTuple(slot);
 }
@@ -97,23 +99,21 @@ row_updated(ApplyRelation *relation, const ColumnValue *row)
 	ExecClearTuple(slot);
 	memcpy(slot->tts_values, found->tts_values, natts * sizeof(Datum));
 	memcpy(slot->tts_isnull, found->tts_isnull, natts * sizeof(bool));
-	put_columns(relation, row, slot);
+	put_columns(relation, row, slot, false);
 	ExecStoreVirtualTuple(slot);
 	return slot;
 }
 
 /* ---------- finding rows ---------- */
 
+/* Values of types that have no equality (json, point) are equal when their bytes are. */
 static bool
 same_value(Form_pg_attribute attr, Datum a, Datum b)
 {
 	TypeCacheEntry *type = lookup_type_cache(attr->atttypid, TYPECACHE_EQ_OPR_FINFO);
 
 	if (!OidIsValid(type->eq_opr_finfo.fn_oid))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_FUNCTION),
-				 errmsg("could not identify an equality operator for type %s",
-						format_type_be(attr->atttypid))));
+		return datum_image_eq(a, b, attr->attbyval, attr->attlen);
 	return DatumGetBool(FunctionCall2Coll(&type->eq_opr_finfo, attr->attcollation, a, b));
 }
 
@@ -166,7 +166,7 @@ row_searched(ApplyRelation *relation, const Change *change)
 	TupleTableSlot *slot = relation->search_slot;
 
 	clear_row(slot);
-	put_columns(relation, change->oldkind != OLD_NONE ? change->oldrow : change->newrow, slot);
+	put_columns(relation, change->oldkind != OLD_NONE ? change->oldrow : change->newrow, slot, true);
 	ExecStoreVirtualTuple(slot);
 	return slot;
 }

@@ -5,13 +5,59 @@
  * The leader's list has every table that its TRUNCATE emptied, those of a
  * CASCADE included, so nothing is cascaded here.  A table that is partitioned
  * here is emptied with all partitions that it has here.
+ *
+ * Partitioned tables themselves are not on the leader's list, but foreign keys belong to
+ * them, too.  So one whose partitions are all on the list is added to it.
  */
 #include "postgres.h"
 
 #include "access/table.h"
+#include "catalog/partition.h"
+#include "catalog/pg_inherits.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
 
 #include "follower/apply_internal.h"
 #include "follower/local_table.h"
+
+static bool
+all_partitions_listed(Oid root, List *listed)
+{
+	ListCell   *lc;
+
+	foreach(lc, find_all_inheritors(root, AccessExclusiveLock, NULL))
+	{
+		if (get_rel_relkind(lfirst_oid(lc)) != RELKIND_PARTITIONED_TABLE &&
+			!list_member_oid(listed, lfirst_oid(lc)))
+			return false;
+	}
+	return true;
+}
+
+/* The partitioned tables that are emptied with their last partition. */
+static List *
+add_partitioned(List *rels)
+{
+	List	   *listed = NIL;
+	List	   *ancestors = NIL;
+	ListCell   *lc;
+
+	foreach(lc, rels)
+	{
+		Relation	rel = lfirst(lc);
+
+		listed = lappend_oid(listed, RelationGetRelid(rel));
+		if (rel->rd_rel->relispartition)
+			ancestors = list_concat_unique_oid(ancestors,
+											   get_partition_ancestors(RelationGetRelid(rel)));
+	}
+	foreach(lc, ancestors)
+	{
+		if (all_partitions_listed(lfirst_oid(lc), listed))
+			rels = local_table_open_all(rels, lfirst_oid(lc), AccessExclusiveLock);
+	}
+	return rels;
+}
 
 void
 apply_truncate(const Change *change, const LogTxn *txn)
@@ -33,6 +79,7 @@ apply_truncate(const Change *change, const LogTxn *txn)
 	if (rels == NIL)
 		return;
 
+	rels = add_partitioned(rels);
 	local_tables_truncate(rels, (change->flags & TRUNCATE_RESTART_IDENTITY) != 0);
 	foreach(lc, rels)
 		table_close(lfirst(lc), NoLock);

@@ -36,6 +36,21 @@ check_form(const ColumnDesc *column)
 						column->name)));
 }
 
+/* Rows may be older than a constraint of their domain, which then need not hold for them. */
+static ColumnInput *
+search_input(const ColumnDesc *column, Form_pg_attribute attr)
+{
+	FormData_pg_attribute base = *attr;
+	ColumnInput *input;
+
+	if (get_typtype(attr->atttypid) != TYPTYPE_DOMAIN)
+		return NULL;
+	input = palloc0(sizeof(ColumnInput));
+	base.atttypid = getBaseTypeAndTypmod(attr->atttypid, &base.atttypmod);
+	column_input_init(input, column, &base);
+	return input;
+}
+
 void
 column_input_init(ColumnInput *input, const ColumnDesc *column, Form_pg_attribute attr)
 {
@@ -45,6 +60,7 @@ column_input_init(ColumnInput *input, const ColumnDesc *column, Form_pg_attribut
 	input->attnum = attr->attnum;
 	input->typmod = attr->atttypmod;
 	input->leader_type = column->typid;
+	input->search = search_input(column, attr);
 	input->direct = column->form != COLUMN_TEXT && attr->atttypid == column->typid &&
 		(attr->atttypmod == -1 || attr->atttypmod == column->typmod);
 
@@ -186,4 +202,10 @@ column_input_value(ColumnInput *input, const ColumnDesc *column, const ColumnVal
 	else
 		text = OutputFunctionCall(&input->output, leader_value(input, column, value));
 	return InputFunctionCall(&input->input, text, input->input_ioparam, input->typmod);
+}
+
+Datum
+column_search_value(ColumnInput *input, const ColumnDesc *column, const ColumnValue *value)
+{
+	return column_input_value(input->search != NULL ? input->search : input, column, value);
 }

@@ -51,10 +51,10 @@ static ProcessUtility_hook_type prev_process_utility = NULL;
 
 /* Parameters that change what a statement means. */
 static const char *const captured_settings[] = {
-	"search_path", "TimeZone", "DateStyle", "IntervalStyle", "check_function_bodies",
-	"standard_conforming_strings", "backslash_quote", "xmloption", "array_nulls",
-	"transform_null_equals", "default_table_access_method", "default_toast_compression",
-	"default_text_search_config", "extra_float_digits", "bytea_output", "row_security",
+	"search_path", "TimeZone", "DateStyle", "IntervalStyle", "standard_conforming_strings",
+	"backslash_quote", "xmloption", "array_nulls", "transform_null_equals",
+	"default_table_access_method", "default_toast_compression", "default_text_search_config",
+	"extra_float_digits", "bytea_output", "row_security",
 };
 
 /* ---------- is there anything to do? ---------- */
@@ -165,7 +165,8 @@ run_captured(PlannedStmt *pstmt, const char *query_string, bool read_only_tree,
 	SchemaChange change;
 	char	   *text;
 
-	ddl_examine(pstmt->utilityStmt, &change);
+	text = statement_text(pstmt, query_string);
+	ddl_examine(pstmt->utilityStmt, text, Max(pstmt->stmt_location, 0), &change);
 	if (change.why_not != NULL && !change.ours)
 		say_not_replicated(pstmt->utilityStmt, change.why_not);
 	if (change.ours || change.why_not != NULL)
@@ -174,7 +175,8 @@ run_captured(PlannedStmt *pstmt, const char *query_string, bool read_only_tree,
 		return;
 	}
 
-	text = change.text != NULL ? change.text : statement_text(pstmt, query_string);
+	if (change.text != NULL)
+		text = change.text;
 	if (!change.after)
 		write_down(text, change.relids, change.flags);
 	next(pstmt, query_string, read_only_tree, context, params, query_env, dest, qc);

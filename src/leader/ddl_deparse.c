@@ -4,21 +4,29 @@
  *
  * The rows that CREATE TABLE AS and SELECT INTO write come as row changes, so a
  * follower only makes the table.  Of a DROP that names temporary objects, too, it
- * gets the rest.  CLUSTER is maintenance, but it also notes an index in the schema.
+ * gets the rest.  CREATE TABLE (LIKE ...) can copy a table that is temporary.  CLUSTER is
+ * maintenance, but it also notes an index in the schema.
  */
 #include "postgres.h"
 
+#include "access/table.h"
+#include "catalog/catalog.h"
+#include "catalog/index.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_collation.h"
+#include "catalog/pg_inherits.h"
 #include "commands/defrem.h"
 #include "commands/prepare.h"
+#include "miscadmin.h"
 #include "nodes/nodeFuncs.h"
 #include "tcop/utility.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
+#include "utils/rel.h"
 #include "utils/syscache.h"
 
+#include "compat.h"
 #include "leader/ddl.h"
 
 static const char *
@@ -86,18 +94,29 @@ add_query_columns(ColumnList *list, const Query *query)
 }
 
 static void
+add_described_columns(ColumnList *list, TupleDesc desc)
+{
+	for (int i = 0; i < desc->natts; i++)
+	{
+		Form_pg_attribute attr = TupleDescAttr(desc, i);
+
+		if (attr->attisdropped)
+			continue;
+		add_column(list, NameStr(attr->attname), attr->atttypid, attr->atttypmod,
+				   attr->attcollation);
+		if (attr->attnotnull)
+			appendStringInfoString(list->buf, " NOT NULL");
+	}
+}
+
+static void
 add_prepared_columns(ColumnList *list, const ExecuteStmt *execute)
 {
 	PreparedStatement *prepared = FetchPreparedStatement(execute->name, true);
 	TupleDesc	desc = FetchPreparedStatementResultDesc(prepared);
 
-	for (int i = 0; desc != NULL && i < desc->natts; i++)
-	{
-		Form_pg_attribute attr = TupleDescAttr(desc, i);
-
-		add_column(list, NameStr(attr->attname), attr->atttypid, attr->atttypmod,
-				   attr->attcollation);
-	}
+	if (desc != NULL)
+		add_described_columns(list, desc);
 }
 
 static void
@@ -157,6 +176,46 @@ deparse_create_table_as(const CreateTableAsStmt *stmt)
 	return buf.data;
 }
 
+/* ---------- CREATE TABLE (LIKE ...) ---------- */
+
+static char *
+add_stand_in(const RangeVar *relation, Oid relid, const char *text)
+{
+	StringInfoData buf;
+	ColumnList	list = {&buf, NULL, NIL, 0};
+	Relation	rel = table_open(relid, AccessShareLock);
+
+	initStringInfo(&buf);
+	appendStringInfo(&buf, "CREATE TEMPORARY TABLE %s (", relation_name(relation));
+	add_described_columns(&list, RelationGetDescr(rel));
+	table_close(rel, AccessShareLock);
+	appendStringInfo(&buf, ");\n%s\n;\nDROP TABLE %s", text, relation_name(relation));
+	return buf.data;
+}
+
+/*
+ * A temporary table whose definition is copied is not on a follower: there, one with its
+ * columns stands in for it.
+ */
+char *
+deparse_stand_ins(const CreateStmt *stmt, char *text)
+{
+	ListCell   *lc;
+
+	foreach(lc, stmt->tableElts)
+	{
+		TableLikeClause *like = lfirst(lc);
+		Oid			relid;
+
+		if (!IsA(like, TableLikeClause))
+			continue;
+		relid = RangeVarGetRelid(like->relation, NoLock, true);
+		if (OidIsValid(relid) && get_rel_persistence(relid) == RELPERSISTENCE_TEMP)
+			text = add_stand_in(like->relation, relid, text);
+	}
+	return text;
+}
+
 /* ---------- DROP ---------- */
 
 static char *
@@ -189,10 +248,45 @@ deparse_drop(const DropStmt *stmt, List *objects)
 
 /* ---------- CLUSTER ---------- */
 
+static char *
+qualified_name(Oid relid)
+{
+	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)),
+									  get_rel_name(relid));
+}
+
+/* A partitioned table is marked nowhere, but its partitions are, of those that the user owns. */
+static char *
+deparse_cluster_partitions(Oid index)
+{
+	StringInfoData buf;
+	ListCell   *lc;
+
+	initStringInfo(&buf);
+	foreach(lc, find_all_inheritors(index, NoLock, NULL))
+	{
+		Oid			part = lfirst_oid(lc);
+		Oid			table = IndexGetRelation(part, true);
+
+		if (get_rel_relkind(part) != RELKIND_INDEX || !OidIsValid(table) ||
+			!fanout_owns_relation(table, GetUserId()))
+			continue;
+		appendStringInfo(&buf, "%sALTER TABLE %s CLUSTER ON %s", buf.len > 0 ? "; " : "",
+						 qualified_name(table), quote_identifier(get_rel_name(part)));
+	}
+	return buf.len > 0 ? buf.data : NULL;
+}
+
 /* What CLUSTER ... USING changes in the schema. */
 char *
-deparse_cluster(const ClusterStmt *stmt)
+deparse_cluster(const ClusterStmt *stmt, Oid relid)
 {
+	Oid			index = get_relname_relid(stmt->indexname, get_rel_namespace(relid));
+
+	if (IsCatalogRelationOid(relid))
+		return NULL;
+	if (get_rel_relkind(relid) == RELKIND_PARTITIONED_TABLE)
+		return OidIsValid(index) ? deparse_cluster_partitions(index) : NULL;
 	return psprintf("ALTER TABLE %s CLUSTER ON %s", relation_name(stmt->relation),
 					quote_identifier(stmt->indexname));
 }

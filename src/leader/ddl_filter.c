@@ -20,10 +20,10 @@
 #include "catalog/index.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "nodes/makefuncs.h"
-#include "parser/analyze.h"
-#include "parser/parse_relation.h"
+#include "parser/parse_func.h"
 #include "parser/parse_type.h"
 #include "tcop/utility.h"
 #include "utils/lsyscache.h"
@@ -134,6 +134,46 @@ note_type(SchemaChange *change, const TypeName *name)
 	ReleaseSysCache(tuple);
 }
 
+/* What is made of temporary types lives no longer. */
+static void
+note_used_type(SchemaChange *change, const TypeName *name)
+{
+	if (names_temporary_type(name))
+		change->why_not = why_temporary;
+}
+
+static void
+note_function(SchemaChange *change, ObjectType type, ObjectWithArgs *object)
+{
+	Oid			function;
+
+	note_qualification(change, object->objname);
+	if (type == OBJECT_OPERATOR)
+		return;
+	function = LookupFuncWithArgs(type, object, true);
+	if (OidIsValid(function) && needs_temporary(ProcedureRelationId, function))
+		change->why_not = why_temporary;
+}
+
+static void
+examine_create_function(SchemaChange *change, const CreateFunctionStmt *stmt)
+{
+	ListCell   *lc;
+
+	note_qualification(change, stmt->funcname);
+	foreach(lc, stmt->parameters)
+		note_used_type(change, lfirst_node(FunctionParameter, lc)->argType);
+	note_used_type(change, stmt->returnType);
+}
+
+/* As the grammar has it: a TypeName in some statements, the bare name in others. */
+static void
+note_type_object(SchemaChange *change, Node *object)
+{
+	note_type(change, IsA(object, List) ? makeTypeNameFromNameList((List *) object) :
+			  castNode(TypeName, object));
+}
+
 /* An object as COMMENT, DROP, ALTER ... OWNER and their like name it. */
 static void
 note_object(SchemaChange *change, ObjectType type, Node *object)
@@ -182,14 +222,17 @@ note_object(SchemaChange *change, ObjectType type, Node *object)
 			}
 		case OBJECT_TYPE:
 		case OBJECT_DOMAIN:
-			note_type(change, castNode(TypeName, object));
+			note_type_object(change, object);
 			break;
 		case OBJECT_DOMCONSTRAINT:
-			note_type(change, linitial_node(TypeName, castNode(List, object)));
+			/* RENAME has the name of the domain only, others a list of both names. */
+			if (!IsA(linitial(castNode(List, object)), String))
+				object = linitial((List *) object);
+			note_type_object(change, object);
 			break;
 		default:
 			if (IsA(object, ObjectWithArgs))
-				note_qualification(change, ((ObjectWithArgs *) object)->objname);
+				note_function(change, type, (ObjectWithArgs *) object);
 			else if (IsA(object, List) && IsA(linitial((List *) object), String))
 				note_qualification(change, (List *) object);
 	}
@@ -198,29 +241,25 @@ note_object(SchemaChange *change, ObjectType type, Node *object)
 /* ---------- statements ---------- */
 
 static void
-examine_create_table(SchemaChange *change, CreateStmt *stmt)
+examine_create_table(SchemaChange *change, CreateStmt *stmt, char *text, int location)
 {
 	note_new_relation(change, stmt->relation);
 	if (stmt->partbound != NULL)
 		note_relations(change, stmt->inhRelations);
+	if (change->ours || change->why_not != NULL)
+		return;
+	if (stmt->partbound != NULL)
+		change->text = deparse_bound(linitial_node(RangeVar, stmt->inhRelations),
+									 stmt->partbound, text, location);
+	change->text = deparse_stand_ins(stmt, change->text != NULL ? change->text : text);
 }
 
 /* A view of a temporary relation is a temporary one. */
 static void
 examine_view(SchemaChange *change, ViewStmt *stmt)
 {
-	Oid			temporary;
-	Oid			temporary_toast;
-	RawStmt    *raw;
-
 	note_new_relation(change, stmt->view);
-	GetTempNamespaceState(&temporary, &temporary_toast);
-	if (change->why_not != NULL || !OidIsValid(temporary))
-		return;
-	raw = makeNode(RawStmt);
-	raw->stmt = copyObject(stmt->query);
-	raw->stmt_location = -1;
-	if (isQueryUsingTempRelation(parse_analyze_fixedparams(raw, "", NULL, 0, NULL)))
+	if (change->why_not == NULL && query_uses_temporary(stmt->query))
 		change->why_not = why_temporary;
 }
 
@@ -244,7 +283,7 @@ examine_explain(SchemaChange *change, ExplainStmt *stmt)
 }
 
 static void
-examine_alter_table(SchemaChange *change, AlterTableStmt *stmt)
+examine_alter_table(SchemaChange *change, AlterTableStmt *stmt, const char *text, int location)
 {
 	ListCell   *lc;
 
@@ -257,6 +296,9 @@ examine_alter_table(SchemaChange *change, AlterTableStmt *stmt)
 			change->after |= ((PartitionCmd *) cmd->def)->concurrent;
 		if (cmd->subtype == AT_DetachPartitionFinalize)
 			change->after = true;
+		if (cmd->subtype == AT_AttachPartition && ((PartitionCmd *) cmd->def)->bound != NULL)
+			change->text = deparse_bound(stmt->relation, ((PartitionCmd *) cmd->def)->bound,
+										 text, location);
 	}
 	if (!change->ours && change->why_not == NULL && alter_table_values_differ(stmt))
 		change->flags |= STATEMENT_VALUES_DIFFER;
@@ -319,8 +361,6 @@ examine_grant(SchemaChange *change, GrantStmt *stmt)
 	{
 		if (IsA(lfirst(lc), RangeVar))
 			note_relation(change, lfirst(lc));
-		else if (stmt->objtype == OBJECT_TYPE || stmt->objtype == OBJECT_DOMAIN)
-			note_type(change, makeTypeNameFromNameList(lfirst_node(List, lc)));
 		else
 			note_object(change, stmt->objtype, lfirst(lc));
 	}
@@ -340,10 +380,11 @@ examine_named(SchemaChange *change, Node *stmt)
 	switch (nodeTag(stmt))
 	{
 		case T_CreateFunctionStmt:
-			note_qualification(change, ((CreateFunctionStmt *) stmt)->funcname);
+			examine_create_function(change, (CreateFunctionStmt *) stmt);
 			break;
 		case T_AlterFunctionStmt:
-			note_qualification(change, ((AlterFunctionStmt *) stmt)->func->objname);
+			note_function(change, ((AlterFunctionStmt *) stmt)->objtype,
+						  ((AlterFunctionStmt *) stmt)->func);
 			break;
 		case T_DefineStmt:
 			note_qualification(change, ((DefineStmt *) stmt)->defnames);
@@ -356,6 +397,7 @@ examine_named(SchemaChange *change, Node *stmt)
 			break;
 		case T_CreateDomainStmt:
 			note_qualification(change, ((CreateDomainStmt *) stmt)->domainname);
+			note_used_type(change, ((CreateDomainStmt *) stmt)->typeName);
 			break;
 		case T_AlterEnumStmt:
 			note_type(change, makeTypeNameFromNameList(((AlterEnumStmt *) stmt)->typeName));
@@ -388,6 +430,20 @@ examine_named(SchemaChange *change, Node *stmt)
 	}
 }
 
+/* Without an index it changes nothing that is in the schema. */
+static void
+examine_cluster(SchemaChange *change, ClusterStmt *stmt)
+{
+	note_relation(change, stmt->relation);
+	if (stmt->indexname == NULL || change->relids == NIL)
+		change->ours = true;
+	if (change->ours || change->why_not != NULL)
+		return;
+	change->text = deparse_cluster(stmt, linitial_oid(change->relids));
+	change->ours = change->text == NULL;
+	change->after = get_rel_relkind(linitial_oid(change->relids)) == RELKIND_PARTITIONED_TABLE;
+}
+
 /* Statements on a relation that exists, and on its parts; false: it is another one. */
 static bool
 examine_relation(SchemaChange *change, Node *stmt)
@@ -397,9 +453,6 @@ examine_relation(SchemaChange *change, Node *stmt)
 		case T_IndexStmt:
 			note_relation(change, ((IndexStmt *) stmt)->relation);
 			change->after = ((IndexStmt *) stmt)->concurrent;
-			return true;
-		case T_AlterTableStmt:
-			examine_alter_table(change, (AlterTableStmt *) stmt);
 			return true;
 		case T_AlterSeqStmt:
 			note_relation(change, ((AlterSeqStmt *) stmt)->sequence);
@@ -423,12 +476,7 @@ examine_relation(SchemaChange *change, Node *stmt)
 			note_relation(change, ((RefreshMatViewStmt *) stmt)->relation);
 			return true;
 		case T_ClusterStmt:
-			/* Without an index it changes nothing that is in the schema. */
-			note_relation(change, ((ClusterStmt *) stmt)->relation);
-			if (((ClusterStmt *) stmt)->indexname == NULL)
-				change->ours = true;
-			else
-				change->text = deparse_cluster((ClusterStmt *) stmt);
+			examine_cluster(change, (ClusterStmt *) stmt);
 			return true;
 		default:
 			return false;
@@ -509,7 +557,7 @@ why_never(Node *stmt)
 }
 
 void
-ddl_examine(Node *stmt, SchemaChange *change)
+ddl_examine(Node *stmt, char *text, int location, SchemaChange *change)
 {
 	memset(change, 0, sizeof(*change));
 	change->why_not = why_never(stmt);
@@ -519,7 +567,10 @@ ddl_examine(Node *stmt, SchemaChange *change)
 	{
 		case T_CreateStmt:
 		case T_CreateForeignTableStmt:
-			examine_create_table(change, (CreateStmt *) stmt);
+			examine_create_table(change, (CreateStmt *) stmt, text, location);
+			break;
+		case T_AlterTableStmt:
+			examine_alter_table(change, (AlterTableStmt *) stmt, text, location);
 			break;
 		case T_CreateTableAsStmt:
 			examine_create_table_as(change, (CreateTableAsStmt *) stmt);

@@ -29,8 +29,8 @@
 
 #include "leader/ddl.h"
 
-/* 'now' and its like are read as constants, but not the same ones elsewhere. */
-static bool
+/* 'now' and its like are read as constants, but not the same ones elsewhere.  A tree walker. */
+bool
 names_a_moment(Node *node, void *context)
 {
 	static const char *const words[] = {"now", "today", "tomorrow", "yesterday"};

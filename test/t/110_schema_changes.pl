@@ -243,6 +243,39 @@ CREATE PUBLICATION pub; DROP PUBLICATION pub; SELECT lo_create(4711);
 COMMENT ON LARGE OBJECT 4711 IS 'x'; SELECT lo_unlink(4711);
 });
 
+check('types and domains that are renamed, moved and owned', q{
+CREATE SCHEMA elsewhere; CREATE TYPE shade AS ENUM ('dark'); CREATE DOMAIN small AS int CONSTRAINT low CHECK (VALUE < 10);
+ALTER TYPE shade RENAME TO hue; ALTER TYPE hue SET SCHEMA elsewhere; ALTER TYPE elsewhere.hue OWNER TO alice;
+ALTER DOMAIN small RENAME TO tiny; ALTER DOMAIN tiny RENAME CONSTRAINT low TO lower; ALTER DOMAIN tiny OWNER TO alice; ALTER DOMAIN tiny SET SCHEMA elsewhere;
+COMMENT ON DOMAIN elsewhere.tiny IS 't'; COMMENT ON CONSTRAINT lower ON DOMAIN elsewhere.tiny IS 'l'; GRANT USAGE ON TYPE elsewhere.hue TO bob; REVOKE USAGE ON DOMAIN elsewhere.tiny FROM PUBLIC;
+DO $$ BEGIN ALTER TYPE not_there RENAME TO there; EXCEPTION WHEN undefined_object THEN NULL; END $$;
+CREATE TABLE older (id int PRIMARY KEY, v elsewhere.tiny); ALTER TABLE older REPLICA IDENTITY FULL; INSERT INTO older VALUES (1, 9), (2, 5);
+ALTER DOMAIN elsewhere.tiny ADD CONSTRAINT lowest CHECK (VALUE < 6) NOT VALID; UPDATE older SET v = 1; ALTER DOMAIN elsewhere.tiny VALIDATE CONSTRAINT lowest;
+});
+
+check('partitions: bounds that are computed, CLUSTER, TRUNCATE, hash partitions that leave', q{
+CREATE TABLE moments (at timestamptz, n int) PARTITION BY RANGE (at); CREATE TABLE "Today's (" PARTITION OF moments FOR /* ( */ VALUES FROM (current_timestamp - interval '1 hour') TO ('tomorrow'::timestamptz + interval '1 day)'::interval) WITH (fillfactor = 70);
+INSERT INTO moments VALUES (now(), 1); CREATE TABLE long_ago (at timestamptz, n int); ALTER TABLE moments ATTACH PARTITION long_ago FOR VALUES FROM (MINVALUE) TO (now() - interval '1 year');
+CREATE TABLE days (d date) PARTITION BY LIST (d); CREATE TABLE this_day PARTITION OF days FOR VALUES IN (current_date, NULL, '2000-01-01'); INSERT INTO days VALUES (current_date), (NULL);
+CREATE INDEX by_time ON moments (at); CLUSTER moments USING by_time; CLUSTER long_ago USING long_ago_at_idx; CLUSTER pg_cast USING pg_cast_oid_index;
+CREATE TABLE referenced (id int PRIMARY KEY); CREATE TABLE referencing (id int REFERENCES referenced) PARTITION BY RANGE (id); CREATE TABLE referencing_1 PARTITION OF referencing FOR VALUES FROM (0) TO (10) PARTITION BY LIST (id); CREATE TABLE referencing_1_1 PARTITION OF referencing_1 DEFAULT;
+INSERT INTO referenced VALUES (1), (2); INSERT INTO referencing VALUES (1); TRUNCATE referenced, referencing; INSERT INTO referenced VALUES (3); INSERT INTO referencing VALUES (3); TRUNCATE referenced CASCADE;
+CREATE TABLE hashed (id int) PARTITION BY HASH (id); CREATE TABLE hashed_1 PARTITION OF hashed FOR VALUES WITH (MODULUS 1, REMAINDER 0); INSERT INTO hashed VALUES (1); ALTER TABLE hashed DETACH PARTITION hashed_1 CONCURRENTLY; INSERT INTO hashed_1 VALUES (2); DROP TABLE hashed;
+});
+
+check('rows without a key, of types without equality', q{
+CREATE TABLE shapes (j json, p point, b box, x int); ALTER TABLE shapes REPLICA IDENTITY FULL;
+INSERT INTO shapes SELECT format('{"a": %s}', g)::json, point(g, g), box(point(0, 0), point(g, 1)), 1 FROM generate_series(1, 5) g; UPDATE shapes SET x = 2 WHERE p[0] = 3; DELETE FROM shapes WHERE p[0] = 4; UPDATE shapes SET j = NULL;
+});
+
+check('functions that can be checked on the leader only', q{
+CREATE FUNCTION as_alice() RETURNS text LANGUAGE sql SET role = alice AS 'SELECT current_user::text'; ALTER FUNCTION as_alice() SET role = bob; CREATE TEMP TABLE only_here (a int);
+CREATE FUNCTION reads_it() RETURNS bigint LANGUAGE sql AS 'SELECT count(*) FROM only_here'; CREATE FUNCTION returns_it() RETURNS SETOF only_here LANGUAGE sql AS 'SELECT * FROM only_here'; CREATE FUNCTION takes_it(only_here[]) RETURNS int LANGUAGE sql AS 'SELECT 1';
+ALTER FUNCTION returns_it() COST 7; COMMENT ON FUNCTION takes_it(only_here[]) IS 't'; ALTER FUNCTION returns_it() RENAME TO gives_it; DROP FUNCTION gives_it(), takes_it(only_here[]);
+CREATE DOMAIN its_row AS only_here[]; DROP DOMAIN its_row; CREATE TEMP TABLE "Model" (a int NOT NULL, "B b" varchar(5) COLLATE "C", gone int, c int[]); ALTER TABLE "Model" DROP gone;
+CREATE TABLE like_it (LIKE only_here, b text, LIKE before INCLUDING DEFAULTS); CREATE TABLE like_model (LIKE "Model"); INSERT INTO like_model VALUES (1, 'x', '{1}');
+});
+
 check('extensions, whose scripts run on each side', q{
 CREATE EXTENSION hstore; CREATE TABLE h (id int PRIMARY KEY, v hstore); INSERT INTO h VALUES (1, 'a=>1');
 CREATE SCHEMA ext; CREATE EXTENSION citext SCHEMA ext; CREATE TABLE ci (v ext.citext); ALTER EXTENSION citext SET SCHEMA public;
@@ -270,7 +303,7 @@ is($followers[0]->safe_psql('postgres', 'SELECT max(copied_at) FROM fanout.follo
 check('drops', q{
 DROP MATERIALIZED VIEW m; DROP VIEW v; DROP TABLE moods; DROP CAST (pair AS text); DROP TYPE mood, pair; DROP DOMAIN positive; DROP AGGREGATE total(int); DROP OPERATOR @+@ (int, int); DROP FUNCTION plus; DROP PROCEDURE proc;
 DROP TABLE big, h, ci CASCADE; DROP SCHEMA theirs CASCADE; DROP EXTENSION hstore, citext; DROP SEQUENCE s; DROP TEXT SEARCH CONFIGURATION tsc; DROP POLICY q ON before; DROP TRIGGER shout2 ON before;
-DROP STATISTICS stats; DROP SERVER srv CASCADE; DROP TABLE parts CASCADE; DROP OWNED BY alice; REASSIGN OWNED BY "Carl ""C""" TO bob;
+DROP STATISTICS stats; DROP SERVER srv CASCADE; DROP TABLE parts CASCADE; DROP SCHEMA elsewhere CASCADE; DROP OWNED BY alice; REASSIGN OWNED BY "Carl ""C""" TO bob;
 });
 is($followers[0]->safe_psql('postgres', q{SELECT count(*) FROM fanout.followed_table t WHERE NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = t.relid)}),
 	'0', 'no dropped table is left on the list');
