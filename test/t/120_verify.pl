@@ -30,6 +30,7 @@ $leader->safe_psql('postgres', q{
 	CREATE TABLE "Odd ""name" (id int PRIMARY KEY, "c'd" text);
 	INSERT INTO "Odd ""name" VALUES (1, 'x');
 	CREATE TABLE empty ();
+	CREATE TABLE later (id bigserial PRIMARY KEY, n int);
 	CREATE TABLE rolled (id int PRIMARY KEY, n int);
 	INSERT INTO rolled SELECT g, 0 FROM generate_series(1, 100) g;
 	CREATE FUNCTION nested(k int) RETURNS void LANGUAGE plpgsql AS $$
@@ -53,9 +54,14 @@ append_to_file("$dir/nested.sql", "\\set k random(1, 100)\nSELECT nested(:k);\n"
 append_to_file("$dir/async.sql", "\\set k random(1, 1000)\nSET synchronous_commit = off;\n"
 	  . "INSERT INTO keyless VALUES (:k);\nDELETE FROM recent WHERE id = :k;\n"
 	  . "INSERT INTO recent VALUES (:k) ON CONFLICT DO NOTHING;\n");
-my $bench = IPC::Run::start([ 'pgbench', '-n', '-c', '6', '-T', '3600', '--max-tries=1000', '-b', 'tpcb-like@4',
-		'-f', "$dir/nested.sql\@2", '-f', "$dir/async.sql\@2", $leader->connstr('postgres') . ' application_name=pgbench' ],
-	'>', \my $bench_out, '2>', \my $bench_err);
+my ($bench_out, $bench_err) = ('', '');
+sub start_bench
+{
+	return IPC::Run::start([ 'pgbench', '-n', '-c', '6', '-T', '3600', '--max-tries=1000', '-b', 'tpcb-like@4',
+			'-f', "$dir/nested.sql\@2", '-f', "$dir/async.sql\@2", $leader->connstr('postgres') . ' application_name=pgbench' ],
+		'>', \$bench_out, '2>', \$bench_err);
+}
+my $bench = start_bench();
 
 my $sql = q{SELECT relation, rows_on_leader, rows_here, equal, differing_keys FROM fanout.verify('app')};
 my $differences = q{SELECT string_agg(v::text, E'\n') FROM fanout.verify('app') v WHERE equal IS DISTINCT FROM true};
@@ -69,7 +75,22 @@ for my $run (1 .. $runs)
 is($leader->safe_psql('postgres', q{SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pgbench'}), '6',
 	'pgbench is still running') or do { $bench->kill_kill; diag($bench_out, $bench_err) };
 note sprintf('seconds per run: %s', join(' ', map { sprintf '%.2f', $_ } @times));
-is($follower->safe_psql('postgres', q{SELECT count(*) FROM fanout.verify('app')}), '10', 'a row for each table');
+is($follower->safe_psql('postgres', q{SELECT count(*) FROM fanout.verify('app')}), '11', 'a row for each table');
+
+# Commits behind the position stay hidden.  One session is always about to commit, which
+# takes 100 ms, and the leader waits for it after it has chosen the position; meanwhile
+# others, which ran at that moment, commit at once.
+append_to_file("$dir/slow.sql", "\\set k random(1, 100)\nSET commit_delay = 100000;\nUPDATE kinds SET h = h || 1 WHERE a = :k;\n");
+append_to_file("$dir/later.sql", "SET synchronous_commit = off;\nBEGIN;\nINSERT INTO later (n) VALUES (1);\n\\sleep 3 ms\n"
+	  . "UPDATE later SET n = 2 WHERE id = currval('later_id_seq');\nEND;\n");
+$bench->signal('TERM');
+$bench->finish;
+my @late = map { IPC::Run::start([ 'pgbench', '-n', '-c', $_->[0], '-T', '3600', '-f', "$dir/$_->[1]", $leader->connstr('postgres') ],
+		'>', \my $late_out, '2>', \my $late_err) } [ 1, 'slow.sql' ], [ 4, 'later.sql' ];
+wait_until('them to run', sub { $follower->safe_psql('postgres', 'SELECT count(*) > 20 FROM later') eq 't' });
+is($follower->safe_psql('postgres', $differences), '', "commits after the position stay hidden, run $_") for 1 .. 4;
+$_->signal('TERM'), $_->finish for @late;
+$bench = start_bench();
 
 # A commit that waits for a standby is in the stream but not to be seen on the leader.
 $leader->safe_psql('postgres', q{ALTER SYSTEM SET synchronous_standby_names = 'nobody'});
