@@ -12,9 +12,9 @@
  *
  * Both sections are brought at once, so that they are of one snapshot: from there on
  * the stream has every change of the schema.  The statements of post-data are put off
- * in fanout.deferred_statement until the rows are here.  Foreign keys and the
- * contents of materialized views need tables that are consistent, and those of
- * a copy that was interrupted come from different snapshots: then they wait until the
+ * in fanout.deferred_statement until the rows are here.  To validate foreign keys and
+ * to fill materialized views needs tables that are consistent, and those of
+ * a copy that was interrupted come from different snapshots: then that waits until the
  * stream has caught up.
  */
 #include "postgres.h"
@@ -24,6 +24,7 @@
 
 #include "access/xact.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "lib/stringinfo.h"
@@ -35,6 +36,7 @@
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
+#include "utils/lsyscache.h"
 #include "utils/resowner.h"
 #include "utils/snapmgr.h"
 
@@ -245,40 +247,32 @@ is_own_extension(Node *stmt)
 	return false;
 }
 
-/* The table that an added foreign key references; NULL: it is another statement. */
-static RangeVar *
-referenced_table(Node *stmt)
+/* The foreign key that the statement adds; NULL: none. */
+static Constraint *
+added_foreign_key(Node *stmt)
 {
 	ListCell   *lc;
 
-	if (!IsA(stmt, AlterTableStmt))
-		return NULL;
-	foreach(lc, ((AlterTableStmt *) stmt)->cmds)
+	foreach(lc, IsA(stmt, AlterTableStmt) ? ((AlterTableStmt *) stmt)->cmds : NIL)
 	{
 		AlterTableCmd *cmd = lfirst_node(AlterTableCmd, lc);
 
 		if (cmd->subtype == AT_AddConstraint &&
 			castNode(Constraint, cmd->def)->contype == CONSTR_FOREIGN)
-			return castNode(Constraint, cmd->def)->pktable;
+			return (Constraint *) cmd->def;
 	}
 	return NULL;
-}
-
-static bool
-needs_consistency(Node *stmt)
-{
-	return IsA(stmt, RefreshMatViewStmt) || referenced_table(stmt) != NULL;
 }
 
 /* Why the statement can't be run here; NULL: it can. */
 static const char *
 why_left_out(Node *stmt)
 {
-	RangeVar   *referenced = referenced_table(stmt);
+	Constraint *foreign_key = added_foreign_key(stmt);
 
 	if (names_missing_role(stmt))
 		return "a role it names does not exist here";
-	if (referenced != NULL && !OidIsValid(RangeVarGetRelid(referenced, NoLock, true)))
+	if (foreign_key != NULL && !OidIsValid(RangeVarGetRelid(foreign_key->pktable, NoLock, true)))
 		return "a table it references does not exist here";
 	return NULL;
 }
@@ -325,6 +319,37 @@ defer_statement(const FollowedRow *row, const char *statement, bool needs_consis
 	own_tables_end(&state);
 }
 
+/*
+ * The constraint itself is made with the indexes, so that the stream can change it;
+ * only looking at all rows needs consistency.  Partitioned tables can't have the two apart.
+ */
+static void
+defer_foreign_key(const FollowedRow *row, const RangeVar *table, const Constraint *constraint,
+				  const char *statement)
+{
+	if (get_rel_relkind(RangeVarGetRelid(table, NoLock, false)) == RELKIND_PARTITIONED_TABLE)
+	{
+		defer_statement(row, statement, true);
+		return;
+	}
+	defer_statement(row, psprintf("%s NOT VALID", statement), false);
+	if (!constraint->skip_validation)
+		defer_statement(row, psprintf("ALTER TABLE ONLY %s VALIDATE CONSTRAINT %s",
+									  quote_qualified_identifier(table->schemaname, table->relname),
+									  quote_identifier(constraint->conname)), true);
+}
+
+static void
+defer(const FollowedRow *row, Node *stmt, const char *statement)
+{
+	Constraint *foreign_key = added_foreign_key(stmt);
+
+	if (foreign_key != NULL)
+		defer_foreign_key(row, ((AlterTableStmt *) stmt)->relation, foreign_key, statement);
+	else
+		defer_statement(row, statement, IsA(stmt, RefreshMatViewStmt));
+}
+
 static void
 handle_statement(const FollowedRow *row, RawStmt *raw, const char *script, bool put_off)
 {
@@ -343,8 +368,8 @@ handle_statement(const FollowedRow *row, RawStmt *raw, const char *script, bool 
 				 errdetail_internal("%s", statement)));
 		return;
 	}
-	if (put_off || needs_consistency(raw->stmt))
-		defer_statement(row, statement, needs_consistency(raw->stmt));
+	if (put_off || IsA(raw->stmt, RefreshMatViewStmt) || added_foreign_key(raw->stmt) != NULL)
+		defer(row, raw->stmt, statement);
 	else
 		run_statement(statement);
 }
@@ -468,8 +493,8 @@ run_unless_gone(char *statement)
 	{
 		int			code = geterrcode();
 
-		if (code != ERRCODE_UNDEFINED_TABLE && code != ERRCODE_UNDEFINED_COLUMN &&
-			code != ERRCODE_DUPLICATE_OBJECT)
+		if (code != ERRCODE_UNDEFINED_SCHEMA && code != ERRCODE_UNDEFINED_TABLE &&
+			code != ERRCODE_UNDEFINED_OBJECT && code != ERRCODE_WRONG_OBJECT_TYPE)
 			PG_RE_THROW();
 		FlushErrorState();
 		RollbackAndReleaseCurrentSubTransaction();
