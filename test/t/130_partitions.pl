@@ -153,6 +153,25 @@ wait_for_catchup($leader, $same);
 $other->safe_psql('postgres', 'SET fanout.guard = off; CREATE TABLE fully_rest PARTITION OF fully DEFAULT');
 check('a row without a partition, and then with one');
 
+# A row that is missing here: found by the key's partition, in all partitions, and in a leaf.
+sub missing
+{
+	my ($what, $remove, $write, $table, $mend) = @_;
+	$other->safe_psql('postgres', "SET fanout.guard = off; SET session_replication_role = replica; $remove");
+	$leader->safe_psql('postgres', $write);
+	wait_until("the error of $what", sub {
+			$other->safe_psql('postgres', q{SELECT last_error FROM fanout.staleness WHERE state = 'failed'}) =~
+			  /the row to (update|delete) was not found in relation "public\.$table".*[Kk]ey \(id(, region)?\)=\(/s });
+	wait_for_catchup($leader, $same);
+	$other->safe_psql('postgres', "SET fanout.guard = off; $mend");
+	check("a missing row, and then with it: $what");
+	return;
+}
+check('rows to be missed', q{INSERT INTO leaf VALUES (71, 'y'); INSERT INTO plain VALUES (501, 'eu', 'x'); INSERT INTO whole VALUES (502, 'us', 'y')});
+missing('UPDATE', 'DELETE FROM leaf_low WHERE id = 71', q{UPDATE leaf SET v = 'found' WHERE id = 71}, 'leaf_low', q{INSERT INTO leaf_low VALUES (71, 'y')});
+missing('UPDATE of all partitions', 'DELETE FROM plain WHERE id = 501', q{UPDATE plain SET region = 'us' WHERE id = 501}, 'plain', q{INSERT INTO plain (id, region, v) VALUES (501, 'eu', 'x')});
+missing('DELETE of a whole', 'DELETE FROM whole WHERE id = 502', q{DELETE FROM whole WHERE id = 502}, 'whole', q{INSERT INTO whole (id, region, v) VALUES (502, 'us', 'y')});
+
 # Writes to any table of the tree are refused.
 for my $table (qw(plain plain_eu plain_rest plain_low))
 {
