@@ -180,6 +180,9 @@ for my $table (qw(plain plain_eu plain_rest plain_low))
 }
 
 check('TRUNCATE', 'TRUNCATE plain, whole, to_plain, leaf_low');
+$other->safe_psql('postgres', q{SET fanout.guard = off; ALTER TABLE plain DETACH PARTITION plain_eu; ALTER TABLE plain_eu DROP v; ALTER TABLE plain_eu ADD v text;
+	ALTER TABLE plain ATTACH PARTITION plain_eu FOR VALUES IN ('eu')});
+check('a partition whose columns changed their order', q{INSERT INTO plain VALUES (4, 'eu', 'x'), (5, 'us', 'x'); UPDATE plain SET v = 'y' WHERE id = 4; UPDATE plain SET region = 'eu' WHERE id = 5; DELETE FROM plain WHERE id = 4});
 check('after TRUNCATE', q{INSERT INTO plain VALUES (1, 'eu', 'x'); INSERT INTO whole VALUES (1, 'eu', 'x'); INSERT INTO leaf VALUES (1, 'x')});
 check('TRUNCATE in a transaction that goes on', q{BEGIN; INSERT INTO plain VALUES (2, 'us', 'y'); TRUNCATE plain;
 	INSERT INTO plain VALUES (3, 'us', 'y'), (60, 'us', 'z'); UPDATE plain SET region = 'eu' WHERE id = 3; COMMIT});

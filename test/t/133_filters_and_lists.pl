@@ -105,6 +105,12 @@ published('DELETE', q{
 is($follower->safe_psql('postgres', q{SELECT (SELECT count(*) FROM whole.unlogged), (SELECT count(*) FROM rest.outside)}), '0|0', 'what is in no publication is not here');
 is($follower->safe_psql('postgres', q{SELECT count(*) FROM fanout.table_staleness WHERE relation IN ('whole.unlogged'::regclass, 'rest.outside'::regclass)}), '0', '... and not listed');
 
+my $count = q{SELECT transactions FROM fanout.streams WHERE stream = 'app'};
+my $before = $leader->safe_psql('postgres', $count);
+$leader->safe_psql('postgres', $_) for 'INSERT INTO rest.outside VALUES (4)', 'UPDATE whole.unlogged SET id = id + 1', 'BEGIN; SELECT txid_current(); COMMIT', 'BEGIN; INSERT INTO inserted VALUES (9); DELETE FROM inserted WHERE id = 9; COMMIT';
+wait_for_catchup($leader, $follower);
+is($leader->safe_psql('postgres', $count), $before + 1, 'transactions without a published change are left out');
+
 # ---------- what FOR ALL TABLES adds up to ----------
 $leader->safe_psql('postgres', q{INSERT INTO anything VALUES (1, 1, 1), (20, 20, 20); UPDATE anything SET b = b + 1; DELETE FROM anything WHERE id = 5});
 my $lsn = $leader->safe_psql('postgres', 'SELECT fanout.flush_wal()');
