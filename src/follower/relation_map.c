@@ -20,6 +20,7 @@
 
 #include "access/genam.h"
 #include "access/table.h"
+#include "catalog/pg_am.h"
 #include "catalog/pg_class.h"
 #include "utils/hsearch.h"
 #include "utils/inval.h"
@@ -186,12 +187,14 @@ is_sent(const ApplyRelation *relation, AttrNumber attnum)
 						   relation->desc->columns[column].is_key);
 }
 
+/* Keys WITHOUT OVERLAPS are no btrees: others than the row itself may match. */
 static bool
 index_is_usable(const ApplyRelation *relation, Oid index_oid)
 {
 	Relation	index = index_open(index_oid, AccessShareLock);
 	Form_pg_index form = index->rd_index;
 	bool		usable = form->indisunique && form->indimmediate && form->indisvalid &&
+		index->rd_rel->relam == BTREE_AM_OID &&
 		RelationGetIndexPredicate(index) == NIL && RelationGetIndexExpressions(index) == NIL;
 
 	for (int i = 0; i < form->indnkeyatts && usable; i++)
