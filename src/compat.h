@@ -233,10 +233,9 @@ fanout_dshash_parameters(size_t key_size, size_t entry_size, int tranche_id)
 
 /*
  * What the other end of a libpq connection is: versions as PQserverVersion()
- * gives them.  Binary output of types may differ between major versions; 17
- * added transaction_timeout.
+ * gives them.  17 added transaction_timeout.
  */
-#define fanout_same_major(version) ((version) / 10000 == PG_VERSION_NUM / 10000)
+#define fanout_major(version) ((version) / 10000)
 #define fanout_has_transaction_timeout(version) ((version) >= 170000)
 
 #endif							/* FANOUT_COMPAT_H */

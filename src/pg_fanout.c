@@ -32,6 +32,7 @@ int			fanout_segment_size = 16;
 int			fanout_heartbeat_interval = 100;
 int			fanout_retry_interval = 5000;
 int			fanout_copy_workers = 2;
+char	   *fanout_pg_dump = "";
 bool		fanout_guard = true;
 
 extern PGDLLEXPORT void _PG_init(void);
@@ -97,6 +98,11 @@ define_follower_parameters(void)
 							"All but one need a background worker each; when none is free, fewer are copied at a time.",
 							&fanout_copy_workers, 2, 1, 64, PGC_SIGHUP, 0,
 							NULL, NULL, NULL);
+	DefineCustomStringVariable("fanout.pg_dump",
+							   "Sets the pg_dump program that brings a leader's schema.",
+							   "If empty, it is the one next to the server's program. A leader of a newer major version needs one of that version.",
+							   &fanout_pg_dump, "", PGC_SIGHUP, GUC_SUPERUSER_ONLY,
+							   NULL, NULL, NULL);
 	DefineCustomBoolVariable("fanout.guard",
 							 "Refuses changes of replicated tables by anybody but the stream.",
 							 "A superuser may turn it off for one session, to repair a follower.",

@@ -30,6 +30,7 @@ extern int	fanout_segment_size;		/* MB */
 extern int	fanout_heartbeat_interval;	/* ms */
 extern int	fanout_retry_interval;		/* ms, longest pause between retries */
 extern int	fanout_copy_workers;
+extern char *fanout_pg_dump;		/* empty: the server's own */
 extern bool fanout_guard;
 
 /*

@@ -38,6 +38,7 @@
 #include "utils/guc.h"
 #include "utils/memutils.h"
 
+#include "compat.h"
 #include "follower/apply_internal.h"
 #include "log/statement.h"
 #include "own_tables.h"
@@ -102,7 +103,8 @@ statement_context(void *arg)
 {
 	const SchemaStatement *statement = arg;
 
-	errcontext("running the leader's statement as role \"%s\": %.*s", statement->role,
+	errcontext("running a statement of the leader, PostgreSQL %d, as role \"%s\": %.*s",
+			   fanout_major(leader_version()), statement->role,
 			   pg_mbcliplen(statement->text, strlen(statement->text), 400), statement->text);
 }
 

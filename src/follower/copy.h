@@ -72,6 +72,14 @@ extern void run_deferred_statements(const FollowedRow *row, bool consistent);
 /* The schema of some tables of the leader, List of CopyTable. */
 extern void copy_schema_of(const FollowedRow *row, List *tables, const char *snapshot_id);
 
+/* ---------- schema_dump.c ---------- */
+
+/* As plain SQL, palloc'd; "what" are options that say what to dump. */
+extern char *schema_dump(const FollowedRow *row, const char *what, const char *snapshot_id);
+
+/* Fail unless pg_dump is new enough for this leader. */
+extern void schema_dump_check(PGconn *conn);
+
 /* ---------- copy_table.c ---------- */
 
 /* Types of the columns on the leader, in order, as text; and what the table is there. */

@@ -2,13 +2,11 @@
  * copy_schema.c
  *		Bringing the leader's schema: sections of pg_dump, run through SPI.
  *
- * pg_dump connects to the leader with what is in its environment, so that no
- * password stands in an argument list, and writes plain SQL, with the snapshot
- * that the tables are copied with.  Its statements are run one by one in the
- * caller's transaction.
+ * The dump's statements (schema_dump.c) are run one by one in the caller's transaction.
  *
  * Left out: the extension itself and its schema; large objects; statements that give something to
- * a role which does not exist here; foreign keys to tables that are not here.
+ * a role which does not exist here; foreign keys to tables that are not here;
+ * parameters that a newer pg_dump sets and this server does not have.
  *
  * Both sections are brought at once, so that they are of one snapshot: from there on
  * the stream has every change of the schema.  The statements of post-data are put off
@@ -19,9 +17,6 @@
  */
 #include "postgres.h"
 
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include "access/xact.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
@@ -31,7 +26,6 @@
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
-#include "storage/fd.h"
 #include "tcop/tcopprot.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
@@ -41,128 +35,7 @@
 #include "utils/snapmgr.h"
 
 #include "follower/copy.h"
-#include "hints.h"
 #include "own_tables.h"
-
-/* ---------- running pg_dump ---------- */
-
-/* Put the connection string's options into the environment, or take them out. */
-static void
-set_environment(const char *conninfo, bool set)
-{
-	PQconninfoOption *options = PQconninfoParse(conninfo, NULL);
-
-	if (options == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_SYNTAX_ERROR),
-				 errmsg("invalid connection string")));
-	for (PQconninfoOption *option = options; option->keyword != NULL; option++)
-	{
-		if (option->envvar == NULL || option->val == NULL)
-			continue;
-		if (set)
-			setenv(option->envvar, option->val, 1);
-		else
-			unsetenv(option->envvar);
-	}
-	PQconninfoFree(options);
-}
-
-/* "what" are options that say what to dump. */
-static char *
-dump_command(const char *what, const char *snapshot_id, const char *error_path)
-{
-	char		dir[MAXPGPATH];
-	char		program[MAXPGPATH];
-	struct stat st;
-
-	strlcpy(dir, my_exec_path, sizeof(dir));
-	get_parent_directory(dir);
-	snprintf(program, sizeof(program), "%s/pg_dump", dir);
-	if (stat(program, &st) != 0)
-		ereport(ERROR,
-				(errcode_for_file_access(),
-				 errmsg("could not find program \"%s\": %m", program),
-				 errhint("Install the client programs, or follow with copy_schema => false.")));
-	return psprintf("\"%s\" %s --snapshot=%s --encoding=%s --exclude-schema=%s"
-					" --no-publications --no-subscriptions --no-tablespaces --no-blobs"
-					" --lock-wait-timeout=" COPY_LOCK_TIMEOUT " --no-password 2>\"%s\"",
-					program, what, snapshot_id, GetDatabaseEncodingName(), FANOUT_SCHEMA, error_path);
-}
-
-static char *
-read_whole(FILE *file)
-{
-	StringInfoData text;
-	char		buf[8192];
-	size_t		n;
-
-	initStringInfo(&text);
-	while ((n = fread(buf, 1, sizeof(buf), file)) > 0)
-	{
-		CHECK_FOR_INTERRUPTS();
-		appendBinaryStringInfo(&text, buf, n);
-	}
-	return text.data;
-}
-
-static char *
-read_errors(const char *path)
-{
-	FILE	   *file = AllocateFile(path, "r");
-	char	   *text = file != NULL ? pchomp(read_whole(file)) : "";
-
-	if (file != NULL)
-		FreeFile(file);
-	return text;
-}
-
-static char *
-run_dump(const FollowedRow *row, const char *what, const char *snapshot_id)
-{
-	char		error_path[MAXPGPATH];
-	char	   *command;
-	FILE	   *pipe;
-	char	   *script;
-	char	   *errors;
-	int			status;
-
-	hint_path(error_path, HINT_FOLLOWED, MyDatabaseId, row->id);
-	strlcat(error_path, "/pg_dump.err", sizeof(error_path));
-	command = dump_command(what, snapshot_id, error_path);
-
-	set_environment(row->conninfo, true);
-	pipe = OpenPipeStream(command, "r");
-	set_environment(row->conninfo, false);
-	if (pipe == NULL)
-		ereport(ERROR,
-				(errcode_for_file_access(),
-				 errmsg("could not run pg_dump: %m")));
-	script = read_whole(pipe);
-	status = ClosePipeStream(pipe);
-	errors = read_errors(error_path);
-	(void) unlink(error_path);
-	if (status != 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_EXTERNAL_ROUTINE_EXCEPTION),
-				 errmsg("pg_dump of the leader's schema failed"),
-				 errdetail_internal("%s", errors)));
-	return script;
-}
-
-/* Blank the lines that are commands of psql; only the dump's first and last are. */
-static void
-blank_psql_lines(char *script)
-{
-	for (char *line = script; line != NULL && *line != '\0';)
-	{
-		char	   *end = strchr(line, '\n');
-
-		if (strncmp(line, "\\restrict ", 10) == 0 || strncmp(line, "\\unrestrict ", 12) == 0)
-			memset(line, ' ', end != NULL ? end - line : strlen(line));
-		line = end != NULL ? end + 1 : NULL;
-	}
-}
 
 /* ---------- which statements are run ---------- */
 
@@ -247,6 +120,65 @@ is_own_extension(Node *stmt)
 	return false;
 }
 
+/* The parameter has no meaning here, so neither has its value. */
+static bool
+sets_unknown_parameter(Node *stmt)
+{
+	return IsA(stmt, VariableSetStmt) && ((VariableSetStmt *) stmt)->name != NULL &&
+		GetConfigOption(((VariableSetStmt *) stmt)->name, true, false) == NULL;
+}
+
+/* Blank an option in parentheses, with the comma that parts it from another. */
+static void
+blank_option(char *option)
+{
+	size_t		len = strcspn(option, ",)");
+
+	if (option[len] == ',')
+		len++;
+	else
+	{
+		while (option[-1] != '(' && option[-1] != ',')
+			option--, len++;
+		if (option[-1] == ',')
+			option--, len++;
+	}
+	memset(option, ' ', len);
+}
+
+/*
+ * Minor releases of late 2026 keep a number of their own among a column's options.
+ * pg_dump of one before takes it for an option, which servers refuse.  Take it out of
+ * the statement; false: nothing is left.
+ */
+static bool
+take_out_column_version(Node *stmt, char *script)
+{
+	bool		any_left = false;
+	ListCell   *lc;
+	ListCell   *lc2;
+
+	if (!IsA(stmt, AlterTableStmt))
+		return true;
+	foreach(lc, ((AlterTableStmt *) stmt)->cmds)
+	{
+		AlterTableCmd *cmd = lfirst_node(AlterTableCmd, lc);
+
+		if (cmd->subtype != AT_SetOptions)
+			return true;
+		foreach(lc2, castNode(List, cmd->def))
+		{
+			DefElem    *option = lfirst_node(DefElem, lc2);
+
+			if (strcmp(option->defname, "pg_attver") == 0)
+				blank_option(script + option->location);
+			else
+				any_left = true;
+		}
+	}
+	return any_left;
+}
+
 /* The foreign key that the statement adds; NULL: none. */
 static Constraint *
 added_foreign_key(Node *stmt)
@@ -301,6 +233,36 @@ run_statement(char *statement)
 	error_context_stack = callback.previous;
 }
 
+/* The line of the script that the parser stopped at. */
+static void
+script_context(void *arg)
+{
+	const char *script = arg;
+	int			position = geterrposition();
+	const char *line = script;
+
+	/* Positions count characters, from 1. */
+	for (const char *p = script; position > 1 && *p != '\0'; p += pg_mblen(p), position--)
+	{
+		if (*p == '\n')
+			line = p + 1;
+	}
+	errposition(0);
+	errcontext("parsing the leader's schema: %.*s", (int) strcspn(line, "\n"), line);
+}
+
+static List *
+parse_script(char *script)
+{
+	ErrorContextCallback callback = {error_context_stack, script_context, script};
+	List	   *statements;
+
+	error_context_stack = &callback;
+	statements = pg_parse_query(script);
+	error_context_stack = callback.previous;
+	return statements;
+}
+
 static void
 defer_statement(const FollowedRow *row, const char *statement, bool needs_consistency)
 {
@@ -351,15 +313,17 @@ defer(const FollowedRow *row, Node *stmt, const char *statement)
 }
 
 static void
-handle_statement(const FollowedRow *row, RawStmt *raw, const char *script, bool put_off)
+handle_statement(const FollowedRow *row, RawStmt *raw, char *script, bool put_off)
 {
-	char	   *statement = raw->stmt_len > 0 ?
-		pnstrdup(script + raw->stmt_location, raw->stmt_len) : pstrdup(script + raw->stmt_location);
+	char	   *statement;
 	const char *why;
 
 	CHECK_FOR_INTERRUPTS();
-	if (is_own_extension(raw->stmt))
+	if (is_own_extension(raw->stmt) || sets_unknown_parameter(raw->stmt) ||
+		!take_out_column_version(raw->stmt, script))
 		return;
+	statement = raw->stmt_len > 0 ?
+		pnstrdup(script + raw->stmt_location, raw->stmt_len) : pstrdup(script + raw->stmt_location);
 	why = why_left_out(raw->stmt);
 	if (why != NULL)
 	{
@@ -377,12 +341,11 @@ handle_statement(const FollowedRow *row, RawStmt *raw, const char *script, bool 
 static void
 copy_part(const FollowedRow *row, const char *what, bool put_off, const char *snapshot_id)
 {
-	char	   *script = run_dump(row, what, snapshot_id);
+	char	   *script = schema_dump(row, what, snapshot_id);
 	int			nestlevel = NewGUCNestLevel();
 	ListCell   *lc;
 
-	blank_psql_lines(script);
-	foreach(lc, pg_parse_query(script))
+	foreach(lc, parse_script(script))
 		handle_statement(row, lfirst_node(RawStmt, lc), script, put_off);
 
 	/* The script's SETs are for the script. */

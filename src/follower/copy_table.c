@@ -3,7 +3,7 @@
  *		Copying the rows of one table: COPY from the leader into COPY here.
  *
  * The rows travel in binary form where both sides have the same types and the
- * types' binary form means the same on both, otherwise as text.  They are
+ * types' binary form means the same on both (log/relation_desc.c), otherwise as text.  They are
  * committed together with the table's row in fanout.followed_table, which
  * carries the snapshot they were read with.  Before that the leader flushes its WAL: a
  * snapshot sees asynchronous commits, which a crash of the leader could still undo.
@@ -75,13 +75,11 @@ leader_types(PGconn *conn, const CopyTable *table, char *relkind)
 }
 
 static bool
-can_copy_binary(PGconn *conn, const CopyTable *table, Oid relid, List *types)
+can_copy_binary(const CopyTable *table, Oid relid, List *types)
 {
 	ListCell   *lc;
 	ListCell   *lc2;
 
-	if (!fanout_same_major(PQserverVersion(conn)))
-		return false;
 	forboth(lc, table->columns, lc2, types)
 	{
 		AttrNumber	attnum = get_attnum(relid, lfirst(lc));
@@ -302,7 +300,7 @@ copy_table(const FollowedRow *row, PGconn *conn, CopyTable *table, Oid relid,
 										quote_qualified_identifier(table->nspname, table->relname)),
 						 0, NULL));
 	table->columns = columns_here(table, relid);
-	binary = can_copy_binary(conn, table, relid, leader_types(conn, table, &relkind));
+	binary = can_copy_binary(table, relid, leader_types(conn, table, &relkind));
 	PQclear(leader_query(conn, copy_query(table, relkind, binary), 0, NULL));
 	local_table_fire_deferred(rel);
 	local_table_become(rel->rd_rel->relowner, &former);

@@ -29,7 +29,7 @@
 #include "utils/lsyscache.h"
 #include "utils/uuid.h"
 
-#include "follower/follower.h"
+#include "follower/copy.h"
 #include "launcher.h"
 #include "own_tables.h"
 #include "replication/slot.h"
@@ -268,6 +268,8 @@ check_leader(FollowRequest *request)
 	check_like_machine(info);
 	check_name(PQgetvalue(info, 0, 4), request->follower, request->stream);
 	PQclear(info);
+	if (request->copy_schema)
+		schema_dump_check(conn);
 	check_tables(conn, request);
 	warn_of_large_objects(conn);
 	leader_disconnect(conn);

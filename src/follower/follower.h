@@ -110,6 +110,9 @@ extern void followed_tables_changed(void);
  */
 extern PGconn *leader_connect(const char *conninfo, const char *appname);
 
+/* Of the leader that this process connected to last; see PQserverVersion(). */
+extern int	leader_version(void);
+
 /* Run a query, wait interruptibly; fails with the leader's message, DETAIL, HINT and SQLSTATE. */
 extern PGresult *leader_query(PGconn *conn, const char *query, int nparams,
 							  const char *const *params);

@@ -35,6 +35,7 @@ typedef struct ConnectionHold
 } ConnectionHold;
 
 static ConnectionHold *holds = NULL;
+static int	last_version = PG_VERSION_NUM;
 
 static void
 release_hold(void *arg)
@@ -201,8 +202,15 @@ leader_connect(const char *conninfo, const char *appname)
 	if (PQstatus(conn) == CONNECTION_BAD)
 		connection_failed(conn);
 	poll_connection(conn);
+	last_version = PQserverVersion(conn);
 	set_session(conn);
 	return conn;
+}
+
+int
+leader_version(void)
+{
+	return last_version;
 }
 
 /* ---------- queries ---------- */

@@ -16,11 +16,18 @@ our @EXPORT = qw(new_server start_server new_leader new_follower follow conninfo
   wait_for_catchup wait_until same_data all_equal checksums worker_pid client start_client
   session state_is);
 
+# Where other major versions are, by their number; script/test --mixed says so.
+our %majors = map { split /=/ } split / /, $ENV{FANOUT_MAJORS} // '';
+
+# The version of the servers that are made; undef: the installed one.
+our $major;
+
 # A running server with the library loaded; settings are lines of postgresql.conf.
 sub new_server
 {
 	my ($name, @settings) = @_;
-	my $node = PostgreSQL::Test::Cluster->new($name);
+	my $node = PostgreSQL::Test::Cluster->new($name,
+		defined $major ? (install_path => $majors{$major}) : ());
 	start_server($node, @settings);
 	return $node;
 }
