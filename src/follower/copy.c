@@ -310,8 +310,11 @@ initial_copy(FollowedStream *stream, FollowedRow *row)
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "pg_fanout initial copy",
 												  ALLOCSET_DEFAULT_SIZES);
 	MemoryContext oldcontext = MemoryContextSwitchTo(context);
-	CopySession *session = copy_session_begin(row);
+	CopySession *session;
 
+	copy_wait_for_helpers(row->id);
+	MemoryContextSwitchTo(context);
+	session = copy_session_begin(row);
 	begin_step("preparing to copy");
 	followed_row_set_era(row->id, session->era);
 	end_step();

@@ -94,4 +94,7 @@ extern void copy_sequences(const FollowedRow *row, PGconn *conn);
 /* ---------- copy_worker.c ---------- */
 extern void copy_pending_tables(const FollowedRow *row, CopySession *session);
 
+/* Until no process copies for an earlier worker of the stream. */
+extern void copy_wait_for_helpers(int32 followed_id);
+
 #endif							/* FANOUT_COPY_H */

@@ -295,7 +295,12 @@ copy_table(const FollowedRow *row, PGconn *conn, CopyTable *table, Oid relid,
 	error_context_stack = &callback;
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
-	rel = table_open(relid, RowExclusiveLock);
+	rel = try_table_open(relid, RowExclusiveLock);
+	if (rel == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("relation \"%s.%s\" was dropped while it was to be copied",
+						table->nspname, table->relname)));
 	PQclear(leader_query(conn, psprintf("LOCK TABLE %s IN ACCESS SHARE MODE NOWAIT",
 										quote_qualified_identifier(table->nspname, table->relname)),
 						 0, NULL));

@@ -9,12 +9,17 @@
  * worker exported, so they see the same.
  *
  * A helper that fails notes why, and the others stop at their next table; what
- * was copied stays, and the next try does the rest.  Helpers end with the worker: they
- * look at its pid in the stream's record.
+ * was copied stays, and the next try does the rest.
+ *
+ * Helpers are ended with the worker, but that takes them a moment, in which another worker
+ * may start.  A table is copied by one process only, and nothing is copied for a copy that
+ * has begun anew since: so a helper holds a lock while it lives, and a worker that is to copy
+ * waits until it can have that lock alone.
  */
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "catalog/namespace.h"
 #include "libpq/pqsignal.h"
 #include "miscadmin.h"
 #include "pgstat.h"
@@ -22,8 +27,9 @@
 #include "postmaster/interrupt.h"
 #include "storage/dsm.h"
 #include "storage/ipc.h"
-#include "storage/lockdefs.h"
+#include "storage/lock.h"
 #include "tcop/tcopprot.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
@@ -51,6 +57,22 @@ typedef struct CopyHelper
 	dsm_handle	handle;
 	Size		snapshot_len;
 } CopyHelper;
+
+/*
+ * The lock of the helpers of a stream.  Of a session it lasts as long as the process:
+ * that is so for locks of this method only.
+ */
+static void
+lock_helpers(int32 followed_id, LOCKMODE mode, bool of_session)
+{
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_OBJECT(tag, MyDatabaseId,
+					   get_relname_relid("followed_stream", get_namespace_oid(FANOUT_SCHEMA, false)),
+					   followed_id, 0);
+	tag.locktag_lockmethodid = USER_LOCKMETHOD;
+	(void) LockAcquire(&tag, mode, of_session, false);
+}
 
 static Oid
 take_next(CopyQueue *queue)
@@ -137,30 +159,52 @@ start_helper(const FollowedRow *row, dsm_segment *segment)
 	return NULL;
 }
 
-static List *
-start_helpers(const FollowedRow *row, dsm_segment *segment, int tables)
+/* The handles are in a list that end_helpers() has, too. */
+static void
+start_helpers(const FollowedRow *row, dsm_segment *segment, int tables, List **handles)
 {
-	List	   *handles = NIL;
-
 	for (int i = 1; i < Min(fanout_copy_workers, tables); i++)
 	{
 		BackgroundWorkerHandle *handle = start_helper(row, segment);
 
 		if (handle == NULL)
 			break;
-		handles = lappend(handles, handle);
+		*handles = lappend(*handles, handle);
 	}
-	return handles;
+}
+
+/* The worker fails or is ended.  It can't wait for them now, but the next one will. */
+static void
+end_helpers(int code, Datum arg)
+{
+	List	  **handles = (List **) DatumGetPointer(arg);
+	ListCell   *lc;
+
+	foreach(lc, *handles)
+		TerminateBackgroundWorker(lfirst(lc));
+}
+
+void
+copy_wait_for_helpers(int32 followed_id)
+{
+	StartTransactionCommand();
+	lock_helpers(followed_id, ExclusiveLock, false);
+	CommitTransactionCommand();
 }
 
 /* Tables in the leader's order that are still to be copied, as local oids. */
 static List *
 pending_relids(const FollowedRow *row, const CopySession *session)
 {
-	List	   *followed = followed_tables(row->id);
+	MemoryContext context = CurrentMemoryContext;
 	List	   *relids = NIL;
+	List	   *followed;
 	ListCell   *lc;
 
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	MemoryContextSwitchTo(context);
+	followed = followed_tables(row->id);
 	foreach(lc, session->tables)
 	{
 		CopyTable  *table = lfirst(lc);
@@ -175,41 +219,38 @@ pending_relids(const FollowedRow *row, const CopySession *session)
 				relids = lappend_oid(relids, relid);
 		}
 	}
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(context);
 	return relids;
 }
 
 void
 copy_pending_tables(const FollowedRow *row, CopySession *session)
 {
-	MemoryContext context = CurrentMemoryContext;
+	List	   *relids = pending_relids(row, session);
+	List	   *handles = NIL;
 	dsm_segment *segment;
-	CopyQueue  *queue;
-	List	   *relids;
-	List	   *handles;
+	CopyQueue  *queue = make_queue(session, relids, &segment);
 	ListCell   *lc;
 
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
-	MemoryContextSwitchTo(context);
-	relids = pending_relids(row, session);
-	PopActiveSnapshot();
-	CommitTransactionCommand();
-	MemoryContextSwitchTo(context);
-
-	queue = make_queue(session, relids, &segment);
 	dsm_pin_mapping(segment);
-	handles = start_helpers(row, segment, list_length(relids));
-	copy_from_queue(row, session->conn, queue, session->tables, session->snapshot);
-	foreach(lc, handles)
+	PG_ENSURE_ERROR_CLEANUP(end_helpers, PointerGetDatum(&handles));
 	{
-		if (WaitForBackgroundWorkerShutdown(lfirst(lc)) == BGWH_POSTMASTER_DIED)
-			proc_exit(1);
+		start_helpers(row, segment, list_length(relids), &handles);
+		copy_from_queue(row, session->conn, queue, session->tables, session->snapshot);
+		foreach(lc, handles)
+		{
+			if (WaitForBackgroundWorkerShutdown(lfirst(lc)) == BGWH_POSTMASTER_DIED)
+				proc_exit(1);
+		}
 	}
+	PG_END_ENSURE_ERROR_CLEANUP(end_helpers, PointerGetDatum(&handles));
 	if (queue->failed)
 		ereport(ERROR,
 				(errcode(ERRCODE_EXTERNAL_ROUTINE_EXCEPTION),
 				 errmsg("a copy worker failed: %s", queue->error)));
-	if (queue->next < queue->count)
+	if (pending_relids(row, session) != NIL)
 		ereport(ERROR,
 				(errcode(ERRCODE_EXTERNAL_ROUTINE_EXCEPTION),
 				 errmsg("a copy worker ended early")));
@@ -241,6 +282,7 @@ help(const CopyHelper *helper, CopyQueue *queue)
 	char	   *snapshot;
 
 	StartTransactionCommand();
+	lock_helpers(helper->followed_id, ShareLock, true);
 	PushActiveSnapshot(GetTransactionSnapshot());
 	MemoryContextSwitchTo(context);
 	row = followed_row_by_id(helper->followed_id);

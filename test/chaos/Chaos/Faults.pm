@@ -35,7 +35,8 @@ sub stall
 		my ($world, $server, $fault) = @_;
 		my $pid = value_of($server, $query) or return 0;
 		Chaos::Servers::signal_process($server, 'STOP', $pid) or return 0;
-		return sub { Chaos::Servers::signal_process($server, 'CONT', $pid); return 1 };
+		push @{ $server->{stalled} }, $pid;
+		return sub { Chaos::Servers::let_go($server); return 1 };
 	};
 }
 

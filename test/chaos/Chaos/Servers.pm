@@ -98,6 +98,14 @@ sub signal_process
 	return kill $signal, $pid;
 }
 
+# Let processes of the server go on that were stopped.
+sub let_go
+{
+	my ($server) = @_;
+	signal_process($server, 'CONT', $_) for @{ delete $server->{stalled} // [] };
+	return;
+}
+
 # The System V segments the server made, by postmaster.pid: there must be none in the end.
 sub note_memory
 {
@@ -123,6 +131,8 @@ sub end_server
 	}
 	else
 	{
+		# One that is stopped would never notice.
+		let_go($server);
 		$server->{node}->stop($how, fail_ok => 1) or die name_of($server) . " does not stop ($how)";
 	}
 	return 1;
