@@ -34,17 +34,19 @@ int			fanout_retry_interval = 5000;
 int			fanout_copy_workers = 2;
 char	   *fanout_pg_dump = "";
 bool		fanout_guard = true;
+bool		fanout_superuser_schema_changes = true;
 
 extern PGDLLEXPORT void _PG_init(void);
 
 /*
  * Writing to a replicated table is for emergencies: one session of a superuser
- * may allow it to itself, but no file, role or database setting can.
+ * may allow it to itself, but no file, role or database setting can.  Nor can one of a
+ * function, which would be for everybody who calls it.
  */
 static bool
 check_guard(bool *newval, void **extra, GucSource source)
 {
-	if (*newval || source >= PGC_S_INTERACTIVE)
+	if (*newval || source == PGC_S_INTERACTIVE || source == PGC_S_SESSION)
 		return true;
 	GUC_check_errdetail("\"fanout.guard\" can be turned off only by SET, for one session.");
 	return false;
@@ -103,6 +105,11 @@ define_follower_parameters(void)
 							   "If empty, it is the one next to the server's program. A leader of a newer major version needs one of that version.",
 							   &fanout_pg_dump, "", PGC_SIGHUP, GUC_SUPERUSER_ONLY,
 							   NULL, NULL, NULL);
+	DefineCustomBoolVariable("fanout.superuser_schema_changes",
+							 "Makes schema changes that a superuser made on the leader.",
+							 "Off, the stream stops at one, with an error that shows it.",
+							 &fanout_superuser_schema_changes, true, PGC_SIGHUP, 0,
+							 NULL, NULL, NULL);
 	DefineCustomBoolVariable("fanout.guard",
 							 "Refuses changes of replicated tables by anybody but the stream.",
 							 "A superuser may turn it off for one session, to repair a follower.",

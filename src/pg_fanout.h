@@ -32,6 +32,7 @@ extern int	fanout_retry_interval;		/* ms, longest pause between retries */
 extern int	fanout_copy_workers;
 extern char *fanout_pg_dump;		/* empty: the server's own */
 extern bool fanout_guard;
+extern bool fanout_superuser_schema_changes;
 
 /*
  * Fail unless pg_fanout is in shared_preload_libraries.  Every SQL function

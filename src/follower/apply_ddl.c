@@ -32,6 +32,7 @@
 #include "executor/spi.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
+#include "tcop/cmdtag.h"
 #include "tcop/tcopprot.h"
 #include "tcop/utility.h"
 #include "utils/acl.h"
@@ -111,7 +112,7 @@ statement_context(void *arg)
 static void
 set_parameter(const char *name, const char *value)
 {
-	(void) set_config_option(name, value, PGC_SUSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0,
+	(void) set_config_option(name, value, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0,
 							 false);
 }
 
@@ -140,7 +141,32 @@ statement_role(const SchemaStatement *statement)
 				 errmsg("role \"%s\" does not exist on this follower", statement->role),
 				 errdetail("A schema change of the leader was made by that role."),
 				 errhint("Create the role here; the stream then goes on by itself.")));
+	if (superuser_arg(role) && !fanout_superuser_schema_changes)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("a schema change as superuser \"%s\" is refused", statement->role),
+				 errdetail("\"fanout.superuser_schema_changes\" is off."),
+				 errhint("If the statement is right, turn the parameter on until it is made.")));
 	return role;
+}
+
+/*
+ * A leader captures nothing else.  What a command of the whole server, COPY or DO could do
+ * here is none of its business; nor is what planning a query could run.
+ */
+static void
+check_schema_change(Node *raw)
+{
+	bool		select_into = IsA(raw, SelectStmt) && ((SelectStmt *) raw)->intoClause != NULL;
+	CommandTag	tag = CreateCommandTag(raw);
+
+	if (!select_into && !command_tag_event_trigger_ok(tag) &&
+		tag != CMDTAG_CREATE_EVENT_TRIGGER && tag != CMDTAG_ALTER_EVENT_TRIGGER &&
+		tag != CMDTAG_DROP_EVENT_TRIGGER && tag != CMDTAG_CLUSTER &&
+		tag != CMDTAG_REASSIGN_OWNED)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROTOCOL_VIOLATION),
+				 errmsg("the leader sent a statement that is no schema change")));
 }
 
 /* The table that an ALTER TABLE is about, and what inherits from it. */
@@ -182,10 +208,6 @@ run_planned(const SchemaStatement *statement, PlannedStmt *planned)
 {
 	List	   *differing = NIL;
 
-	if (planned->utilityStmt == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_PROTOCOL_VIOLATION),
-				 errmsg("the leader sent a statement that is no schema change")));
 	if ((statement->flags & STATEMENT_VALUES_DIFFER) != 0)
 		differing = altered_tree(planned->utilityStmt);
 	if (!adapt_statement(planned->utilityStmt))
@@ -202,10 +224,12 @@ run_text(const SchemaStatement *statement)
 
 	foreach(lc, pg_parse_query(statement->text))
 	{
-		List	   *queries = pg_analyze_and_rewrite_fixedparams(lfirst_node(RawStmt, lc),
-																 statement->text, NULL, 0, NULL);
+		RawStmt    *raw = lfirst_node(RawStmt, lc);
+		List	   *queries;
 		ListCell   *lc2;
 
+		check_schema_change(raw->stmt);
+		queries = pg_analyze_and_rewrite_fixedparams(raw, statement->text, NULL, 0, NULL);
 		foreach(lc2, pg_plan_queries(queries, statement->text, 0, NULL))
 			differing = list_concat(differing,
 									run_planned(statement, lfirst_node(PlannedStmt, lc2)));
@@ -226,8 +250,8 @@ run_statement(SchemaStatement *statement)
 	error_context_stack = &callback;
 	GetUserIdAndSecContext(&user, &sec_context);
 	nestlevel = NewGUCNestLevel();
-	set_parameters(statement);
 	SetUserIdAndSecContext(statement_role(statement), sec_context | SECURITY_LOCAL_USERID_CHANGE);
+	set_parameters(statement);
 
 	ddl.running = true;
 	differing = run_text(statement);

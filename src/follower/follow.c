@@ -30,6 +30,7 @@
 #include "utils/uuid.h"
 
 #include "follower/copy.h"
+#include "follower/guard.h"
 #include "launcher.h"
 #include "own_tables.h"
 #include "replication/slot.h"
@@ -210,14 +211,19 @@ check_tables(PGconn *conn, const FollowRequest *request)
 	const char *params[] = {request->stream};
 	PGresult   *tables = leader_query(conn, "SELECT nspname, relname FROM fanout.stream_tables($1)",
 									  1, params);
+	List	   *subscribed = subscribed_tables();
 
 	for (int i = 0; i < PQntuples(tables); i++)
 	{
 		char	   *nspname = pstrdup(PQgetvalue(tables, i, 0));
 		char	   *relname = pstrdup(PQgetvalue(tables, i, 1));
-		bool		exists = OidIsValid(RangeVarGetRelid(makeRangeVar(nspname, relname, -1),
-														 NoLock, true));
+		Oid			relid = RangeVarGetRelid(makeRangeVar(nspname, relname, -1), NoLock, true);
+		bool		exists = OidIsValid(relid);
 
+		if (exists && list_member_oid(subscribed, relid))
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_IN_USE),
+					 errmsg("relation \"%s.%s\" belongs to a subscription", nspname, relname)));
 		if (exists == !request->copy_schema)
 			continue;
 		PQclear(tables);

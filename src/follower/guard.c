@@ -15,13 +15,15 @@
  *
  * Row locks, LOCK, and maintenance (VACUUM, ANALYZE, REINDEX, CLUSTER) are allowed:
  * they change nothing that a reader sees.  Not seen at all is what writes to a
- * heap without the executor: other logical replication into the same tables.
+ * heap without the executor: other logical replication.  A subscription can't get
+ * replicated tables; what else there may be is not covered.
  *
  * The guard holds for superusers and whatever session_replication_role is; only
  * fanout.guard and the stream's own processes get past it.
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "catalog/index.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
@@ -191,6 +193,30 @@ check_utility(Node *stmt)
 		check_relation(relation, IsA(stmt, CopyStmt) ? "COPY FROM" : current_command);
 }
 
+/* Does the statement give a subscription tables? */
+static bool
+subscribes(Node *stmt)
+{
+	AlterSubscriptionStmt *alter = (AlterSubscriptionStmt *) stmt;
+
+	if (!IsA(stmt, AlterSubscriptionStmt))
+		return IsA(stmt, CreateSubscriptionStmt);
+	return alter->kind == ALTER_SUBSCRIPTION_REFRESH ||
+		alter->kind == ALTER_SUBSCRIPTION_SET_PUBLICATION ||
+		alter->kind == ALTER_SUBSCRIPTION_ADD_PUBLICATION;
+}
+
+/* Which tables, only the publisher knew: look when it is done, and undo it. */
+static void
+check_subscribed_tables(void)
+{
+	ListCell   *lc;
+
+	CommandCounterIncrement();
+	foreach(lc, subscribed_tables())
+		guard_check_table(lfirst_oid(lc), current_command);
+}
+
 static void
 guard_process_utility(PlannedStmt *pstmt, const char *query_string, bool read_only_tree,
 					  ProcessUtilityContext context, ParamListInfo params,
@@ -211,6 +237,8 @@ guard_process_utility(PlannedStmt *pstmt, const char *query_string, bool read_on
 	{
 		check_utility(pstmt->utilityStmt);
 		next(pstmt, query_string, read_only_tree, context, params, query_env, dest, qc);
+		if (subscribes(pstmt->utilityStmt))
+			check_subscribed_tables();
 	}
 	PG_FINALLY();
 	{

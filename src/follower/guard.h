@@ -39,4 +39,7 @@ extern Oid guard_table_of_relation(Oid relid);
 
 extern void guard_objects_init(void);
 
+/* subscribed.c: tables of this database that built-in subscriptions write to, List of oids. */
+extern List *subscribed_tables(void);
+
 #endif							/* FANOUT_GUARD_H */

@@ -60,6 +60,9 @@ extern void stream_slot_name(char *slot, Oid dboid, int32 id);
 /* By name, or fail unless the user may follow it. */
 extern StreamRow *stream_row_require_grant(const char *name);
 
+/* May the user still follow it, if it is there? */
+extern bool stream_may_follow(const char *name);
+
 /* Fail unless the user may follow some stream of this database. */
 extern void stream_require_any_grant(void);
 

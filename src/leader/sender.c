@@ -321,6 +321,10 @@ tick(Sender *sender)
 	if (!TimestampDifferenceExceeds(sender->ticked_at, now, TICK_MS))
 		return;
 	sender->ticked_at = now;
+	if (!stream_may_follow(NameStr(sender->stream_name)))
+		ereport(sender_error_level(),
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission for stream \"%s\" was revoked", NameStr(sender->stream_name))));
 	SPI_commit();
 	if (server_is_stopping())
 		ereport(Max(FATAL, sender_error_level()),

@@ -41,6 +41,14 @@ may_follow(const StreamRow *row)
 	return false;
 }
 
+bool
+stream_may_follow(const char *name)
+{
+	StreamRow  *row = stream_row_by_name(name);
+
+	return row == NULL || may_follow(row);
+}
+
 StreamRow *
 stream_row_require_grant(const char *name)
 {
@@ -132,8 +140,7 @@ fanout_grant_stream(PG_FUNCTION_ARGS)
 /*
  * revoke_stream(stream name, role name)
  *
- * Senders that run go on until their followers connect again, as sessions do after a
- * REVOKE; fanout.drop_follower() ends one.
+ * Senders look now and then, and end.
  */
 Datum
 fanout_revoke_stream(PG_FUNCTION_ARGS)

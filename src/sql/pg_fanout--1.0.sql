@@ -114,7 +114,7 @@ COMMENT ON FUNCTION fanout.grant_stream(name, name) IS
 CREATE FUNCTION fanout.revoke_stream(stream name, role name)
 RETURNS void AS 'MODULE_PATHNAME', 'fanout_revoke_stream' LANGUAGE C VOLATILE STRICT;
 COMMENT ON FUNCTION fanout.revoke_stream(name, name) IS
-    'take back fanout.grant_stream(); a follower that is connected is ended by fanout.drop_follower()';
+    'take back fanout.grant_stream(); a follower that is connected is disconnected';
 
 CREATE FUNCTION fanout.drop_follower(stream name, follower name)
 RETURNS void AS 'MODULE_PATHNAME', 'fanout_drop_follower' LANGUAGE C VOLATILE STRICT;

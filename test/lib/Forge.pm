@@ -6,7 +6,7 @@ use strict;
 use warnings FATAL => 'all';
 
 use Exporter 'import';
-our @EXPORT = qw(frames frame transaction relation progress);
+our @EXPORT = qw(frames frame transaction relation statement progress);
 
 my @table = map {
 	my $c = $_;
@@ -51,6 +51,15 @@ sub relation
 	$payload .= pack('n/a N N n a C', $_->[0], $_->[1], 0xFFFFFFFF, $_->[2] & 0xFFFF, $_->[3], $_->[4])
 	  for @columns;
 	return frame('R', 0, $payload);
+}
+
+# A schema change by a role, with settings (name, value...).
+sub statement
+{
+	my ($role, $text, @settings) = @_;
+	my $statement = pack('C N/a n', 0, $role, scalar @settings) . join('', map { pack('N/a', $_) } @settings)
+	  . pack('N N/a', 0, $text);
+	return pack('a N/a', 'S', $statement);
 }
 
 sub progress

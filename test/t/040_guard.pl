@@ -205,10 +205,58 @@ for my $command ('DROP OWNED BY app', 'REASSIGN OWNED BY app TO CURRENT_USER')
 like($err, qr/25006/, 'session_replication_role = replica is refused too');
 ($rc, $out, $err) = run_as('app', q{SET fanout.guard = off});
 like($err, qr/42501: permission denied to set parameter "fanout.guard"/, 'only a superuser turns the guard off');
-$follower->safe_psql('postgres', "ALTER ROLE $roles[1] SET fanout.guard = off");
-($rc, $out, $err) = $follower->psql('postgres', q{INSERT INTO users VALUES (100, 'x')});
-like($err, qr/cannot execute INSERT/, 'a setting of the role does not turn it off');
-$follower->safe_psql('postgres', "ALTER ROLE $roles[1] RESET fanout.guard");
+for my $statement ("ALTER ROLE $roles[1] SET fanout.guard = off", 'ALTER DATABASE postgres SET fanout.guard = off',
+	"ALTER ROLE ALL SET fanout.guard = off", "ALTER ROLE $roles[1] IN DATABASE postgres SET fanout.guard = off",
+	'ALTER SYSTEM SET fanout.guard = off', 'CREATE FUNCTION own.off() RETURNS int LANGUAGE sql SET fanout.guard = off RETURN 1')
+{
+	($rc, $out, $err) = run_as($roles[1], $statement);
+	like($err, qr/22023: invalid value for parameter "fanout.guard".*can be turned off only by SET, for one session/s, "refused: $statement");
+}
+{
+	local $ENV{PGOPTIONS} = '-c fanout.guard=off';
+	($rc, $out, $err) = run_as($roles[1], 'SELECT 1');
+	like($err, qr/"fanout.guard" can be turned off only by SET/, 'options of the connection do not turn it off');
+}
+
+# Rights of others, and ways around the session.
+$follower->safe_psql('postgres', q{
+	CREATE FUNCTION own.definer() RETURNS void LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN INSERT INTO public.users VALUES (100, 'x'); END $$;
+	CREATE FUNCTION own.definer_ddl() RETURNS void LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN ALTER TABLE public.users ADD more int; END $$;
+	CREATE FUNCTION own.fire() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN DELETE FROM public.users; RETURN NULL; END $$;
+	CREATE TABLE own.fires (id int);
+	ALTER TABLE own.fires OWNER TO app;
+	CREATE TRIGGER fire AFTER INSERT ON own.fires FOR EACH ROW EXECUTE FUNCTION own.fire();
+	CREATE PROCEDURE own.commits() LANGUAGE plpgsql AS $$ BEGIN COMMIT; UPDATE public.users SET name = 'x'; END $$;
+	CREATE EXTENSION postgres_fdw;
+	CREATE SERVER loop FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host '} . $follower->host . q{', port '} . $follower->port . q{', dbname 'postgres');
+	CREATE USER MAPPING FOR PUBLIC SERVER loop OPTIONS (user 'postgres', password_required 'false');
+	CREATE FOREIGN TABLE own.looped (id int, name text) SERVER loop OPTIONS (schema_name 'public', table_name 'users');
+	GRANT ALL ON own.looped TO app;
+	CREATE VIEW own.nested AS SELECT * FROM user_names;
+	ALTER VIEW own.nested OWNER TO app});
+refused('INSERT', 'users', 'SELECT own.definer()');
+refused('ALTER TABLE', 'users', 'SELECT own.definer_ddl()');
+refused('DELETE', 'users', 'INSERT INTO own.fires VALUES (1)');
+refused('UPDATE', 'users', 'CALL own.commits()');
+refused('INSERT', 'users', q{INSERT INTO own.looped VALUES (100, 'x')});
+refused('UPDATE', 'users', q{UPDATE own.looped SET name = 'x' WHERE id = 1});
+refused('DELETE', 'users', q{DELETE FROM own.looped});
+refused('TRUNCATE', 'users', q{TRUNCATE own.looped});
+refused('INSERT', 'users', q{INSERT INTO own.nested VALUES (100, 'x')});
+refused('CREATE FOREIGN TABLE', 'users', q{CREATE FOREIGN TABLE own.child () INHERITS (users) SERVER loop});
+refused('DELETE', 'users', q{SET ROLE app; DELETE FROM users});
+refused('UPDATE', 'users', q{SET SESSION AUTHORIZATION app; UPDATE users SET name = 'x'});
+$follower->safe_psql('postgres', q{SET client_min_messages = warning; DROP EXTENSION postgres_fdw CASCADE; DROP TABLE own.fires; DROP VIEW own.nested});
+
+# A table is a stream's or a subscription's.
+$leader->safe_psql('postgres', 'CREATE PUBLICATION all_users FOR TABLE users');
+my $publisher = conninfo($leader) =~ s/'/''/gr;
+for my $options ('create_slot = false, enabled = false, slot_name = NONE', 'create_slot = false, enabled = false, slot_name = NONE, copy_data = false')
+{
+	($rc, $out, $err) = run_as($roles[1], "CREATE SUBSCRIPTION other CONNECTION '$publisher' PUBLICATION all_users WITH (connect = true, $options)");
+	like($err, qr/25006: cannot execute CREATE SUBSCRIPTION on replicated table "users"/, "refused: CREATE SUBSCRIPTION with $options");
+}
+$leader->safe_psql('postgres', 'DROP PUBLICATION all_users');
 
 # A function that maintenance calls gets no further than others.
 $follower->safe_psql('postgres', q{

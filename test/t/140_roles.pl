@@ -222,6 +222,20 @@ my @forged = (
 	[ 'transactions in the wrong order', frames(transaction('', end => 1 << 47), transaction('', end => 1 << 46)), qr/out of order/ ],
 	[ 'a transaction in another', frames(transaction('', flags => 1), transaction('')), qr/out of order/ ],
 	[ 'a commit at no time', frames(transaction('', time => ~0 >> 1)), qr/commit time out of range/ ],
+	(map { [ "a schema change that is none: $_", frames(transaction(statement('postgres', $_))), qr/statement that is no schema change/ ] }
+		  q{INSERT INTO goods VALUES (4711)}, q{COPY (SELECT 1) TO PROGRAM 'touch /tmp/never'}, q{COPY goods FROM PROGRAM 'id'},
+		  q{DO 'BEGIN END'}, 'ALTER ROLE mallory SUPERUSER', 'CREATE ROLE evil SUPERUSER', 'GRANT pg_execute_server_program TO mallory',
+		  q{ALTER SYSTEM SET archive_command = 'id'}, q{SET ROLE postgres}, 'CALL public.nothing()', q{LOAD 'plpgsql'}, 'COMMIT',
+		  'SELECT pg_reload_conf()', 'DROP DATABASE postgres', 'VACUUM', 'CHECKPOINT', 'LOCK goods', 'TRUNCATE goods'),
+	[ 'a schema change without an end', frames(transaction(substr(statement('shop', 'CREATE TABLE public.x ()'), 0, 20))), qr/invalid|ends too early/i ],
+	[ 'a schema change by nobody', frames(transaction(statement('', 'CREATE TABLE public.x ()'))), qr/role "" does not exist/ ],
+	[ 'a schema change of bytes that are not UTF-8', frames(transaction(statement('shop', "CREATE TABLE \xff ()"))), qr/not valid in the database's encoding/ ],
+	[ 'a setting for superusers', frames(transaction(statement('shop', 'CREATE TABLE public.x ()', 'session_preload_libraries', 'evil'))),
+		qr/permission denied to set parameter/ ],
+	[ 'a schema change that the role may not make', frames(transaction(statement('shop', 'ALTER TABLE public.seen OWNER TO shop'))),
+		qr/must be owner of table seen/ ],
+	[ 'a way back to more rights', frames(transaction(statement('shop', 'CREATE TABLE public.x ()', 'role', 'postgres'))),
+		qr/cannot set parameter "role"/ ],
 	[ 'progress past the end of the WAL', progress(1 << 50, 1 << 49), qr/impossible position/ ],
 	[ 'progress that goes back', progress(1, 2), qr/impossible position/ ],
 	[ 'progress without an end', '50', qr/insufficient data left in message/ ],
@@ -241,6 +255,17 @@ for my $forged (@forged)
 streams();
 same_goods('nothing of it was applied');
 
+# Nor is what it says a superuser did, when that was not allowed to it.
+$follower->append_conf('postgresql.conf', 'fanout.superuser_schema_changes = off');
+$follower->reload;
+my $not_before = $follower->safe_psql('postgres', 'SELECT clock_timestamp()');
+$proxy->order('forge ' . frames(transaction(statement('postgres', q{CREATE FUNCTION public.evil() RETURNS int LANGUAGE sql AS 'SELECT 1'}))));
+wait_until('the refusal', sub { $follower->safe_psql('postgres', qq{SELECT last_error FROM fanout.staleness WHERE last_error_at > '$not_before'})
+		  =~ /a schema change as superuser "postgres" is refused.*CREATE FUNCTION public.evil/s });
+pass('a schema change as a superuser is refused when it is not allowed');
+streams();
+is($follower->safe_psql('postgres', q{SELECT count(*) FROM pg_proc WHERE proname = 'evil'}), '0', '... and not made');
+
 # An empty transaction far ahead: it moves the follower to a place that the leader's history
 # does not have, which is found out at the next connection.
 my $until = $follower->safe_psql('postgres', 'SELECT clock_timestamp()');
@@ -254,6 +279,16 @@ streams();
 same_goods('a follower that was sent ahead is lost and copies again');
 is($follower->safe_psql('postgres', q{SELECT count(*) FROM pg_authid WHERE rolname = ''}), '0', 'the catalogs are as they were');
 unlike(slurp_file($follower->logfile), qr/terminated by signal|PANIC/, 'no process crashed');
+
+# ---------- a grant that is taken back ----------
+
+as($leader, 'shop', q{SELECT fanout.revoke_stream('goods', 'reader')});
+wait_until('the follower to be ended', sub { $follower->safe_psql('postgres', q{
+			SELECT last_error FROM fanout.staleness WHERE state = 'failed'}) =~ /permission (denied )?for stream "goods"/ });
+is($leader->safe_psql('postgres', q{SELECT sender_pid IS NULL FROM fanout.followers}), 't', 'a revoked role is disconnected');
+as($leader, 'shop', q{SELECT fanout.grant_stream('goods', 'reader')});
+streams();
+same_goods('with the grant it goes on');
 
 # ---------- arguments that nobody should give ----------
 
