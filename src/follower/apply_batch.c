@@ -23,103 +23,30 @@
  * the error, if it is one, then comes as if all had been applied one by one.
  *
  * The collected bytes are limited; a large transaction is applied in several steps.
+ * Their memory stays with the process: to give it back and get it again would take
+ * longer than to fill it.
  */
 #include "postgres.h"
 
 #include "access/xact.h"
-#include "catalog/pg_type.h"
-#include "common/hashfn.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
-#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 
-#include "follower/apply_internal.h"
+#include "follower/apply_batch.h"
 #include "follower/local_table.h"
 
-#define BATCH_BYTES		(16 * 1024 * 1024)
-
-struct Batch
-{
-	ApplyRelation *relation;
-	bool		keyed;			/* has a net effect; otherwise inserts only */
-	int			nkeys;
-	int			keys[INDEX_MAX_KEYS];	/* columns of the key, in the index's order */
-	BatchRow   *rows;
-	int			count;
-	int			capacity;
-	HTAB	   *by_key;			/* of KeyEntry; NULL: none yet */
-};
-
-/* A key is its bytes; they lie in the batch's memory, or in the change being added. */
-typedef struct BatchKey
-{
-	const char *data;
-	uint32		len;
-} BatchKey;
-
-typedef struct KeyEntry
-{
-	BatchKey	key;
-	int			row;			/* of Batch.rows */
-} KeyEntry;
+#define BATCH_BYTES		(4 * 1024 * 1024)
 
 static List *batches = NIL;		/* of the running local transaction, that have rows */
-static MemoryContext batch_context = NULL;	/* all that was collected */
-static Size batch_bytes = 0;
+MemoryContext batch_context = NULL; /* all that was collected and is not in space */
+static Size batch_bytes = 0;	/* of all */
+static char *space = NULL;		/* BATCH_BYTES, kept */
+static Size space_used = 0;
+static LogTxn *batch_txn = NULL;	/* the newest one of which something was collected */
 
 /* ---------- what may be collected ---------- */
-
-/* Are equal values of that local column always equal bytes of the leader's? */
-static bool
-is_equal_by_bytes(const ColumnInput *input, const ColumnDesc *column, Oid collation)
-{
-	if (!input->direct)
-		return false;
-	switch (column->typid)
-	{
-		case BOOLOID:
-		case INT2OID:
-		case INT4OID:
-		case INT8OID:
-		case OIDOID:
-		case UUIDOID:
-		case DATEOID:
-		case TIMEOID:
-		case TIMESTAMPOID:
-		case TIMESTAMPTZOID:
-			return column->form == COLUMN_FIXED;
-		case TEXTOID:
-		case VARCHAROID:
-			return column->form == COLUMN_VARLENA && get_collation_isdeterministic(collation);
-		case BYTEAOID:
-			return column->form == COLUMN_VARLENA;
-	}
-	return false;
-}
-
-/* The columns of the key; false when its bytes do not tell which row it is. */
-static bool
-find_keys(Batch *batch, const ApplyRelation *relation)
-{
-	Relation	index = OidIsValid(relation->find_index) ? find_open_index(relation) : NULL;
-
-	if (index == NULL)
-		return false;
-	batch->nkeys = IndexRelationGetNumberOfKeyAttributes(index);
-	for (int i = 0; i < batch->nkeys; i++)
-	{
-		int			column = relation_sent_column(relation, index->rd_index->indkey.values[i]);
-
-		if (column < 0 || !is_equal_by_bytes(&relation->inputs[column],
-											 &relation->desc->columns[column],
-											 index->rd_indcollation[i]))
-			return false;
-		batch->keys[i] = column;
-	}
-	return true;
-}
 
 static bool
 has_other_unique_index(const ApplyRelation *relation)
@@ -146,109 +73,37 @@ batch_open(ApplyRelation *relation)
 		return;
 	batch = palloc0(sizeof(Batch));
 	batch->relation = relation;
-	batch->keyed = find_keys(batch, relation) && !has_other_unique_index(relation);
+	batch->keyed = keys_init(batch, relation) && !has_other_unique_index(relation);
 	relation->batch = batch;
-}
-
-/* ---------- keys ---------- */
-
-static uint32
-key_hash(const void *key, Size size)
-{
-	const BatchKey *k = key;
-
-	return hash_bytes((const unsigned char *) k->data, k->len);
-}
-
-static int
-key_compare(const void *a, const void *b, Size size)
-{
-	const BatchKey *x = a;
-	const BatchKey *y = b;
-
-	return x->len == y->len ? memcmp(x->data, y->data, x->len) : 1;
-}
-
-/*
- * The bytes of a row's key: as they are when it is one column, otherwise each
- * with its length.  False when a part of it is null.
- */
-static bool
-make_key(const Batch *batch, const ColumnValue *row, BatchKey *key)
-{
-	Size		size = 0;
-	char	   *pos;
-
-	for (int i = 0; i < batch->nkeys; i++)
-	{
-		if (row[batch->keys[i]].kind != VALUE_PRESENT)
-			return false;
-		size += sizeof(uint32) + row[batch->keys[i]].len;
-	}
-	if (batch->nkeys == 1)
-	{
-		key->data = row[batch->keys[0]].data;
-		key->len = row[batch->keys[0]].len;
-		return true;
-	}
-	pos = MemoryContextAlloc(batch_context, size);
-	batch_bytes += size;
-	key->data = pos;
-	key->len = size;
-	for (int i = 0; i < batch->nkeys; i++)
-	{
-		const ColumnValue *value = &row[batch->keys[i]];
-
-		memcpy(pos, &value->len, sizeof(uint32));
-		memcpy(pos + sizeof(uint32), value->data, value->len);
-		pos += sizeof(uint32) + value->len;
-	}
-	return true;
-}
-
-/* A number by which keys sort as in the index, as far as 64 bits tell; only speed depends on it. */
-static uint64
-sort_number(const Batch *batch, const ColumnValue *row)
-{
-	uint64		number = 0;
-	int			left = 64;
-
-	for (int i = 0; i < batch->nkeys && left > 0; i++)
-	{
-		const ColumnValue *value = &row[batch->keys[i]];
-		int			bytes = Min(value->len, left / 8);
-		bool		is_integer = batch->relation->desc->columns[batch->keys[i]].form == COLUMN_FIXED
-			&& value->len <= sizeof(uint64);
-
-		for (int b = 0; b < bytes; b++)
-		{
-			uint8		byte;
-
-#ifdef WORDS_BIGENDIAN
-			byte = (uint8) value->data[b];
-#else
-			byte = (uint8) value->data[is_integer ? value->len - 1 - b : b];
-#endif
-			if (is_integer && b == 0)
-				byte ^= 0x80;
-			number = number << 8 | byte;
-		}
-		left -= bytes * 8;
-	}
-	return left < 64 ? number << left : 0;
 }
 
 /* ---------- collecting ---------- */
 
+void *
+batch_alloc(Size size)
+{
+	char	   *result = space + space_used;
+
+	size = MAXALIGN(size);
+	batch_bytes += size;
+	if (size > BATCH_BYTES - space_used)
+		return MemoryContextAlloc(batch_context, size);
+	space_used += size;
+	return result;
+}
+
 static ColumnValue *
 keep_row(const ColumnValue *row, int natts, Size *len)
 {
-	ColumnValue *copy = MemoryContextAlloc(batch_context, natts * sizeof(ColumnValue));
+	Size		size = natts * sizeof(ColumnValue);
+	Size		bytes = 0;
+	ColumnValue *copy;
 	char	   *pos;
 
 	for (int i = 0; i < natts; i++)
-		*len += row[i].len;
-	pos = MemoryContextAlloc(batch_context, Max(*len, 1));
+		bytes += row[i].len;
+	copy = batch_alloc(size + bytes);
+	pos = (char *) copy + size;
 	for (int i = 0; i < natts; i++)
 	{
 		copy[i] = row[i];
@@ -257,8 +112,20 @@ keep_row(const ColumnValue *row, int natts, Size *len)
 		copy[i].data = memcpy(pos, row[i].data, row[i].len);
 		pos += row[i].len;
 	}
-	batch_bytes += *len + natts * sizeof(ColumnValue);
+	*len += bytes;
 	return copy;
+}
+
+/* The transaction being applied, kept once for all its rows. */
+static const LogTxn *
+keep_txn(void)
+{
+	if (batch_txn == NULL || batch_txn->seq != apply_position.txn.seq)
+	{
+		batch_txn = batch_alloc(sizeof(LogTxn));
+		*batch_txn = apply_position.txn;
+	}
+	return batch_txn;
 }
 
 static BatchRow *
@@ -292,7 +159,7 @@ add_row(Batch *batch, const Change *change)
 	*row = (BatchRow)
 	{
 		.op = change->op,
-			.txn = apply_position.txn
+			.txn = keep_txn()
 	};
 	if (change->op != CHANGE_DELETE)
 		row->newrow = keep_row(change->newrow, natts, &row->len);
@@ -302,18 +169,6 @@ add_row(Batch *batch, const Change *change)
 		row->oldrow = keep_row(change->oldrow, natts, &row->len);
 	}
 	return row;
-}
-
-static HTAB *
-key_table(Batch *batch)
-{
-	HASHCTL		ctl = {.keysize = sizeof(BatchKey), .entrysize = sizeof(KeyEntry),
-	.hash = key_hash, .match = key_compare, .hcxt = batch_context};
-
-	if (batch->by_key == NULL)
-		batch->by_key = hash_create("pg_fanout collected keys", 256, &ctl,
-									HASH_ELEM | HASH_FUNCTION | HASH_COMPARE | HASH_CONTEXT);
-	return batch->by_key;
 }
 
 /* Put a later version over an earlier one; what it left unchanged stays. */
@@ -384,32 +239,31 @@ keeps_key(const Batch *batch, const Change *change)
 static bool
 add_keyed(Batch *batch, const Change *change)
 {
-	BatchKey	key;
-	KeyEntry   *entry;
+	const ColumnValue *keyed = change->op == CHANGE_INSERT || change->oldkind == OLD_NONE ?
+		change->newrow : change->oldrow;
 	BatchRow   *row;
-	bool		found;
+	uint64		sort;
 
 	if (change->op == CHANGE_UPDATE && change->oldkind != OLD_NONE && !keeps_key(batch, change))
 		return false;
-	if (!make_key(batch, change->op == CHANGE_INSERT || change->oldkind == OLD_NONE ?
-				  change->newrow : change->oldrow, &key))
+	if (!keys_find(batch, keyed, &row, &sort))
 		return false;
-
-	if (batch->count > 0)
-	{
-		entry = hash_search(key_table(batch), &key, HASH_FIND, NULL);
-		if (entry != NULL && merge(batch, &batch->rows[entry->row], change))
-			return true;
-		if (entry != NULL)
-			batch_flush(batch->relation);
-	}
+	if (row != NULL && merge(batch, row, change))
+		return true;
+	if (row != NULL)
+		batch_flush(batch->relation);
 	row = add_row(batch, change);
-	/* The same bytes, but kept. */
-	(void) make_key(batch, row->oldrow != NULL ? row->oldrow : row->newrow, &key);
-	row->sort = sort_number(batch, row->oldrow != NULL ? row->oldrow : row->newrow);
-	entry = hash_search(key_table(batch), &key, HASH_ENTER, &found);
-	entry->row = batch->count - 1;
+	row->sort = sort;
+	keys_note(batch);
 	return true;
+}
+
+static void
+prepare_memory(void)
+{
+	batch_context = AllocSetContextCreate(TopMemoryContext, "pg_fanout collected changes",
+										  ALLOCSET_DEFAULT_SIZES);
+	space = MemoryContextAlloc(TopMemoryContext, BATCH_BYTES);
 }
 
 /* Collect the change; false: it must be applied at once. */
@@ -421,8 +275,7 @@ batch_add(ApplyRelation *relation, const Change *change)
 	if (batch == NULL)
 		return false;
 	if (batch_context == NULL)
-		batch_context = AllocSetContextCreate(TopMemoryContext, "pg_fanout collected changes",
-											  ALLOCSET_DEFAULT_SIZES);
+		prepare_memory();
 	if (batch->keyed)
 	{
 		if (!add_keyed(batch, change))
@@ -456,7 +309,7 @@ batch_note(const ApplyRelation *relation, const BatchRow *row)
 	};
 	apply_position.relation = relation;
 	apply_position.change = &change;
-	apply_position.txn = row->txn;
+	apply_position.txn = *row->txn;
 }
 
 /* Deletes, updates, inserts; each by key. */
@@ -527,7 +380,7 @@ batch_flush(ApplyRelation *relation)
 	batches = list_delete_ptr(batches, batch);
 	batch->count = 0;
 	batch->rows = NULL;
-	batch->by_key = NULL;
+	keys_forget(batch);
 }
 
 /* Afterwards nothing is collected, and its memory is free. */
@@ -538,5 +391,6 @@ batch_flush_all(void)
 		batch_flush(((Batch *) linitial(batches))->relation);
 	if (batch_context != NULL)
 		MemoryContextReset(batch_context);
-	batch_bytes = 0;
+	batch_bytes = space_used = 0;
+	batch_txn = NULL;
 }

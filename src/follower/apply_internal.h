@@ -171,7 +171,7 @@ typedef struct BatchRow
 	ColumnValue *newrow;		/* of the last one */
 	Size		len;			/* bytes of values */
 	uint64		sort;			/* order of the key */
-	LogTxn		txn;			/* of the first change */
+	const LogTxn *txn;			/* of the first change */
 } BatchRow;
 
 extern void batch_open(ApplyRelation *relation);

@@ -35,6 +35,7 @@
 #include "follower/local_table.h"
 
 static HTAB *relations = NULL;
+static ApplyRelation *last_described = NULL;	/* the last one that was looked for */
 static MemoryContext relations_context = NULL;
 static int32 followed_id;
 static bool all_tables;		/* the stream names no publications */
@@ -72,6 +73,7 @@ relation_map_init(const FollowedRow *row)
 	ctl.hcxt = relations_context;
 	relations = hash_create("pg_fanout relations", 128, &ctl,
 							HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	last_described = NULL;
 	if (!registered)
 		CacheRegisterRelcacheCallback(invalidate_relation, (Datum) 0);
 	registered = true;
@@ -126,10 +128,19 @@ relation_map_describe(const char *payload, Size len)
 	MemoryContextSwitchTo(oldcontext);
 }
 
+/* Entries stay where they are; changes of one relation often come in a row. */
+static ApplyRelation *
+described_relation(Oid leader_relid)
+{
+	if (last_described == NULL || last_described->leader_relid != leader_relid)
+		last_described = hash_search(relations, &leader_relid, HASH_FIND, NULL);
+	return last_described;
+}
+
 const RelationDesc *
 relation_map_desc(void *arg, Oid leader_relid)
 {
-	ApplyRelation *relation = hash_search(relations, &leader_relid, HASH_FIND, NULL);
+	ApplyRelation *relation = described_relation(leader_relid);
 
 	return relation == NULL ? NULL : relation->desc;
 }
@@ -346,7 +357,7 @@ map_relation(ApplyRelation *relation)
 ApplyRelation *
 relation_map_get(Oid leader_relid)
 {
-	ApplyRelation *relation = hash_search(relations, &leader_relid, HASH_FIND, NULL);
+	ApplyRelation *relation = described_relation(leader_relid);
 
 	if (relation == NULL)
 		ereport(ERROR,

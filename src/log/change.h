@@ -65,9 +65,9 @@ typedef enum ValueKind
 
 typedef struct ColumnValue
 {
-	ValueKind	kind;
 	const char *data;			/* points into the frame, not aligned, no zero at the end */
 	uint32		len;
+	ValueKind	kind;
 } ColumnValue;
 
 typedef enum ChangeOp
