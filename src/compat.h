@@ -128,6 +128,18 @@ typedef RelFileNode FanoutRelFile;
 #define pg_noreturn pg_attribute_noreturn()
 #endif
 
+#include "access/tableam.h"
+
+/* 16 can update summarizing indexes alone. */
+#if PG_VERSION_NUM >= 160000
+typedef TU_UpdateIndexes FanoutUpdateIndexes;
+#define fanout_needs_entry(update, info) \
+	((update) == TU_All || ((update) == TU_Summarizing && (info)->ii_Summarizing))
+#else
+typedef bool FanoutUpdateIndexes;
+#define fanout_needs_entry(update, info) (update)
+#endif
+
 #include "storage/proc.h"
 
 /* 17 computes a process's number from its place. */

@@ -38,6 +38,7 @@
 #include "follower/local_table.h"
 
 #define BATCH_BYTES		(4 * 1024 * 1024)
+#define RUN_ROWS		512		/* are found together, if they can be */
 
 static List *batches = NIL;		/* of the running local transaction, that have rows */
 MemoryContext batch_context = NULL; /* all that was collected and is not in space */
@@ -341,6 +342,27 @@ row_compare(const void *a, const void *b)
 	return x->sort < y->sort ? -1 : x->sort > y->sort;
 }
 
+/* Changes of one kind to rows that are there, from that one on; returns where it stopped. */
+static int
+apply_run(Batch *batch, int from)
+{
+	BatchRow   *rows = batch->rows;
+	int			end = from + 1;
+
+	while (end < batch->count && end - from < RUN_ROWS && rows[end].op == rows[from].op)
+		end++;
+	find_expect(batch->relation, row_with_key(&rows[from]), row_with_key(&rows[end - 1]),
+				end - from);
+	for (int i = from; i < end; i++)
+	{
+		CHECK_FOR_INTERRUPTS();
+		batch_note(batch->relation, &rows[i]);
+		apply_row_change(batch->relation, apply_position.change);
+	}
+	find_expected(batch->relation);
+	return end;
+}
+
 static void
 apply_rows(Batch *batch)
 {
@@ -350,12 +372,8 @@ apply_rows(Batch *batch)
 
 	if (batch->keyed)
 		qsort(batch->rows, batch->count, sizeof(BatchRow), row_compare);
-	for (; i < batch->count && row_rank(&batch->rows[i]) < 2; i++)
-	{
-		CHECK_FOR_INTERRUPTS();
-		batch_note(relation, &batch->rows[i]);
-		apply_row_change(relation, apply_position.change);
-	}
+	while (i < batch->count && row_rank(&batch->rows[i]) < 2)
+		i = apply_run(batch, i);
 	while (i + inserts < batch->count && row_rank(&batch->rows[i + inserts]) == 2)
 		inserts++;
 	if (inserts > 0)

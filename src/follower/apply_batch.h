@@ -29,6 +29,13 @@ struct Batch
 extern void *batch_alloc(Size size);
 extern MemoryContext batch_context;
 
+/* The version of the row that has the key it is found by. */
+static inline const ColumnValue *
+row_with_key(const BatchRow *row)
+{
+	return row->oldrow != NULL ? row->oldrow : row->newrow;
+}
+
 /* ---------- apply_keys.c ---------- */
 
 /* Set keys and exact; false when the bytes of the key don't tell which row it is. */

@@ -118,6 +118,7 @@ open_relation(ApplyRelation *relation)
 	relation->defaults = prepare_defaults(relation);
 	local_table_fire_deferred(relation->rel);
 	relation->triggers = local_table_has_triggers(relation->rel);
+	relation->plain_update = update_is_plain(relation);
 	/* Rows differ in what changes, so an UPDATE computes all generated columns. */
 	if (relation->triggers)
 		(void) ExecGetExtraUpdatedCols(relation->result, estate);

@@ -40,8 +40,8 @@ slot_for(ApplyRelation *relation, int i)
 }
 
 /* What the server does with a row before it is stored. */
-static void
-prepare_row(ApplyRelation *relation, TupleTableSlot *slot)
+void
+row_prepare(ApplyRelation *relation, TupleTableSlot *slot)
 {
 	TupleConstr *constr = RelationGetDescr(relation->rel)->constr;
 
@@ -87,7 +87,7 @@ insert_rows(ApplyRelation *relation, const BatchRow *rows, int count)
 
 			batch_note(relation, row);
 			row_put_new(relation, row->newrow, slot);
-			prepare_row(relation, slot);
+			row_prepare(relation, slot);
 			bytes += row->len;
 		}
 		store_rows(relation, rows + done, n);

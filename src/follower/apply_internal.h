@@ -71,6 +71,7 @@ typedef struct ApplyRelation
 	FindScan   *find;			/* NULL: nothing was looked for yet */
 	Batch	   *batch;			/* NULL: changes are applied one by one */
 	bool		triggers;		/* some fire for what is replicated */
+	bool		plain_update;	/* see apply_update.c */
 	TupleTableSlot **insert_slots;	/* of apply_insert.c */
 } ApplyRelation;
 
@@ -155,6 +156,9 @@ extern void row_clear(ApplyRelation *relation);
 /* apply_find.c */
 extern bool find_by_index(ApplyRelation *relation, const ColumnValue *row); /* into found_slot */
 extern void find_end(ApplyRelation *relation);
+extern void find_expect(ApplyRelation *relation, const ColumnValue *first,
+						const ColumnValue *last, int count);
+extern void find_expected(ApplyRelation *relation);
 extern Relation find_open_index(const ApplyRelation *relation);
 
 /* apply_batch.c: changes that are collected first */
@@ -181,7 +185,12 @@ extern void batch_flush_all(void);
 extern void batch_note(const ApplyRelation *relation, const BatchRow *row);
 
 /* apply_insert.c */
+extern void row_prepare(ApplyRelation *relation, TupleTableSlot *slot);
 extern void insert_rows(ApplyRelation *relation, const BatchRow *rows, int count);
+
+/* apply_update.c */
+extern bool update_is_plain(const ApplyRelation *relation);
+extern void update_plainly(ApplyRelation *relation, TupleTableSlot *row);
 
 /* apply_partition.c: changes of a partitioned table */
 extern void partitions_open(ApplyRelation *root);

@@ -188,13 +188,6 @@ key_table(Batch *batch)
 	return batch->by_key;
 }
 
-/* The version of the row that was found by the key. */
-static const ColumnValue *
-row_with_key(const BatchRow *row)
-{
-	return row->oldrow != NULL ? row->oldrow : row->newrow;
-}
-
 static void
 enter_key(Batch *batch, int row)
 {

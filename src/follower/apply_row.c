@@ -236,6 +236,11 @@ row_update(ApplyRelation *relation, TupleTableSlot *row)
 	Bitmapset **updated = fanout_updated_columns(estate, relation->result->ri_RangeTableIndex);
 	EPQState	epqstate;
 
+	if (relation->plain_update)
+	{
+		update_plainly(relation, row);
+		return;
+	}
 	if (relation->triggers)
 		*updated = changed_columns(relation, row);
 	fanout_eval_plan_qual_init(&epqstate, estate);
