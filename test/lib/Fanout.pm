@@ -22,6 +22,9 @@ our %majors = map { split /=/ } split / /, $ENV{FANOUT_MAJORS} // '';
 # The version of the servers that are made; undef: the installed one.
 our $major;
 
+# The database that leads or follows.
+our $database = 'postgres';
+
 # A running server with the library loaded; settings are lines of postgresql.conf.
 sub new_server
 {
@@ -51,7 +54,7 @@ sub new_leader
 {
 	my ($name, @settings) = @_;
 	my $node = new_server($name, @settings);
-	$node->safe_psql('postgres', q{CREATE EXTENSION pg_fanout;
+	$node->safe_psql($database, q{CREATE EXTENSION pg_fanout;
 		SELECT fanout.create_stream('app')});
 	return $node;
 }
@@ -60,14 +63,14 @@ sub new_follower
 {
 	my ($name, @settings) = @_;
 	my $node = new_server($name, @settings);
-	$node->safe_psql('postgres', 'CREATE EXTENSION pg_fanout');
+	$node->safe_psql($database, 'CREATE EXTENSION pg_fanout');
 	return $node;
 }
 
 sub conninfo
 {
 	my ($leader) = @_;
-	return $leader->connstr('postgres');
+	return $leader->connstr($database);
 }
 
 # Follow stream "app" as a follower of the server's name.
@@ -78,7 +81,7 @@ sub follow
 	$conninfo =~ s/'/''/g;
 	my $name = $follower->name;
 	$options = defined $options ? ", $options" : '';
-	return $follower->safe_psql('postgres',
+	return $follower->safe_psql($database,
 		"SELECT fanout.follow('app', '$conninfo', follower => '$name'$options)");
 }
 
@@ -101,7 +104,7 @@ sub wait_until
 sub try_value
 {
 	my ($node, $query) = @_;
-	my ($rc, $out) = $node->psql('postgres', $query, timeout => 60);
+	my ($rc, $out) = $node->psql($database, $query, timeout => 60);
 	return defined $rc && $rc == 0 ? $out : undef;
 }
 
@@ -137,7 +140,7 @@ sub wait_for_catchup
 sub checksums
 {
 	my ($node) = @_;
-	my $query = $node->safe_psql('postgres', q{
+	my $query = $node->safe_psql($database, q{
 		SELECT string_agg(format('SELECT %L, count(*), sum(hashtextextended(t::text, 0)::numeric) FROM ONLY %I.%I t',
 				n.nspname || '.' || c.relname, n.nspname, c.relname), ' UNION ALL ')
 		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -145,7 +148,7 @@ sub checksums
 		  AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'fanout')});
 	return {} if $query eq '';
 	my %sums;
-	for my $line (split /\n/, $node->safe_psql('postgres', $query))
+	for my $line (split /\n/, $node->safe_psql($database, $query))
 	{
 		my ($table, $sum) = $line =~ /^(.*?)\|(.*)$/s;
 		$sums{$table} = $sum;
