@@ -279,6 +279,7 @@ choose_publications(PublishedRelation *rel, const RelationFacts *facts, List *pu
 		top = level;
 		chosen = lappend(chosen, publication);
 	}
+	Assert(top <= list_length(facts->ancestors));
 	rel->publish_as = top == 0 ? facts->relid : list_nth_oid(facts->ancestors, top - 1);
 	if (top > 0)
 		cache.ancestors = true;

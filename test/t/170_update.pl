@@ -25,18 +25,6 @@ sub pg_config
 	return $value;
 }
 
-# A copy of the installation in the same places below another root, where the server looks
-# for its files from its own place on.  All but the programs are links.
-sub copy_installation
-{
-	for my $dir (map { pg_config($_) } qw(bindir pkglibdir sharedir))
-	{
-		make_path(dirname("$copy$dir"));
-		system_or_bail('cp', $dir eq pg_config('bindir') ? '-aL' : '-as', $dir, dirname("$copy$dir"));
-	}
-	return;
-}
-
 # Build version 1.1: all but its own object file is that of 1.0.
 sub build_next
 {
@@ -95,7 +83,7 @@ sub restart_and_update
 	return;
 }
 
-copy_installation();
+system_or_bail("$FindBin::Bin/../copy-installation", $copy);
 my $next = build_next();
 my $leader = new_copy_server('leader');
 $leader->safe_psql('postgres', q{CREATE EXTENSION pg_fanout; SELECT fanout.create_stream('app');
