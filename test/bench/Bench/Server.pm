@@ -48,6 +48,8 @@ sub new
 		# subscription that is enabled again, or has another table to copy, would wait for it,
 		# and that pause would be measured instead of the work.
 		'wal_retrieve_retry_interval = 20ms',
+		# A standby asks for its progress while it replays; replay waits for that.
+		'max_standby_streaming_delay = -1',
 		# What is measured is the work of the processes, not this machine's disk.
 		'fsync = off', 'log_min_messages = warning',
 		@{ $options{conf} // [] });
