@@ -147,9 +147,9 @@ blank_option(char *option)
 }
 
 /*
- * Minor releases of late 2026 keep a number of their own among a column's options.
- * pg_dump of one before takes it for an option, which servers refuse.  Take it out of
- * the statement; false: nothing is left.
+ * 15.20, 17.12 and their like keep a number of their own among a column's options.
+ * pg_dump of an earlier minor release writes it down, and no server takes it.  Take it
+ * out of the statement; false: nothing is left.
  */
 static bool
 take_out_column_version(Node *stmt, char *script)
