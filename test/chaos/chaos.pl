@@ -1,7 +1,7 @@
 # A leader and three followers under a mixed workload, while processes are killed, servers
-# stopped, networks cut, followers paused, disks filled and followers come and go.  At every quiet point
-# and in the end all followers equal the leader and nothing is left behind; at no moment was a
-# bound of staleness wrong or did a token miss its commit.
+# stopped, networks cut, followers paused, disks filled and followers come and go.  At every
+# quiet point and in the end all followers equal the leader and nothing is left behind; at no
+# moment was a bound of staleness wrong or did a token miss its commit.
 #
 # FANOUT_CHAOS_SECONDS and FANOUT_CHAOS_SEED say for how long and which faults
 # (Chaos/Schedule.pm); test/chaos/run sets them.
@@ -50,6 +50,8 @@ sub begin
 	return;
 }
 
+sub counts { return join(', ', map { "$_ $survived{$_}" } sort keys %survived); }
+
 sub run_phase
 {
 	my ($phase) = @_;
@@ -82,6 +84,7 @@ sub run
 	{
 		run_phase($phases[$i]);
 		Chaos::Checks::quiet_point($world, "after phase $i", $phases[$i]{disk}) or die "phase $i ended badly\n";
+		note('survived so far: ', counts());
 	}
 	my $results = Chaos::Workload::end_checkers($world);
 	like($results->{truth}, qr/^\d{3,} \d+ 0 \d+$/, 'no bound of staleness was wrong');
@@ -101,7 +104,6 @@ if (!eval { run(); 1 })
 	Chaos::Checks::tell_state($world);
 }
 Chaos::Workload::kill_all($world);
-diag("to repeat: test/chaos/run $seconds $seed") unless Test::More->builder->is_passing;
-diag("survived: ", join(', ', map { "$_ $survived{$_}" } sort keys %survived)) if Test::More->builder->is_passing;
+diag(Test::More->builder->is_passing ? 'survived: ' . counts() : "to repeat: test/chaos/run $seconds $seed");
 $_->{proxy}->stop for reverse @{ $world->{followers} };
 done_testing();

@@ -1,8 +1,8 @@
 # What goes wrong, by kind: how each fault begins and how it is undone.
 #
-# begin returns whether the fault could be done: there is nothing to kill on a server
-# that is down.  It may return the function that undoes it; that one is called again and again until it
-# returns true, so that it may need a server that is down just then.
+# begin returns whether the fault could be done: there is nothing to kill on a server that is
+# down.  It may return the function that undoes it; that one is called again and again until
+# it returns true, so that it may need a server that is down just then.
 package Chaos::Faults;
 
 use strict;

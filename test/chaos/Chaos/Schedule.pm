@@ -1,9 +1,10 @@
 # What happens when: made from the seed alone, before anything runs.
 #
 # A run is a sequence of phases with a quiet point after each.  In a phase, faults begin at
-# random moments and end some time later, so that several are under way at once.  The
-# kinds come from a shuffled bag: each comes up before any comes again.  The leader's disk
-# fills in a phase of its own kind, since followers are lost there.
+# random moments and end some time later, so that several are under way at once.  The kinds
+# come from a shuffled bag: each comes up before any comes again.  The leader's disk fills in
+# every third phase: there followers are lost, and copy rows but no schema, so it has no
+# schema changes.
 package Chaos::Schedule;
 
 use strict;

@@ -1,8 +1,8 @@
 # The leader, its followers and the networks between them: starting, ending and asking
 # servers that may be down at any moment.
 #
-# A server is a hash: node, the PostgreSQL::Test::Cluster; down, whether we ended
-# it; for a follower also proxy, its way to the leader.  Questions of a server that is down
+# A server is a hash: node, the PostgreSQL::Test::Cluster; down, whether we ended it; for a
+# follower also proxy, its way to the leader.  A question to a server that is down has the
 # answer undef.
 package Chaos::Servers;
 
@@ -14,7 +14,7 @@ use Fanout qw(new_server wait_until);
 use Proxy;
 use Time::HiRes qw(sleep);
 
-# Temporary relations of dynamic shared memory as files, so that we see what is left of them.
+# Dynamic shared memory is in files of the data directory, so that we see what is left of it.
 my @settings = (
 	'max_connections = 80', 'max_prepared_transactions = 10', 'fanout.retry_interval = 1000',
 	'log_line_prefix = \'%m [%p] %e %b: \'', 'dynamic_shared_memory_type = mmap',
@@ -164,6 +164,7 @@ sub follows
 sub leave
 {
 	my ($follower) = @_;
+	$follower->{left} = 1;
 	my ($ok) = run_on($follower, q{SET fanout.guard = off; BEGIN; SELECT fanout.unfollow('app');
 		DROP SCHEMA public CASCADE; CREATE SCHEMA public; COMMIT});
 	return $ok;

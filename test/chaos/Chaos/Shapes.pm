@@ -1,6 +1,6 @@
-# Schema changes as part of the workload: one pgbench script that takes a random step on one of four
-# tables, or on one that others write to meanwhile.  A step may find the table in
-# any shape, or not at all.
+# Schema changes as part of the workload: one pgbench script that takes a random step on one
+# of four tables, or on one that others write to meanwhile.  A step may find the table in any
+# shape, or not at all.
 package Chaos::Shapes;
 
 use strict;
@@ -20,14 +20,15 @@ sub careful
 	  . " OR check_violation OR unique_violation OR datatype_mismatch OR wrong_object_type THEN NULL; END \$\$;";
 }
 
-my $rows = 'INSERT INTO shape_:t (id, v) SELECT g, md5(g::text) FROM generate_series(:n, :n + 50) g ON CONFLICT DO NOTHING;';
+my $rows = 'INSERT INTO shape_:t (id, v) SELECT g, md5(g::text) FROM generate_series(:n, :n + 50) g'
+  . ' ON CONFLICT DO NOTHING;';
 
 my @steps = (
 	"BEGIN;\nCREATE TABLE IF NOT EXISTS shape_:t (id int PRIMARY KEY, v text);\n$rows\nCOMMIT;",
 	"CREATE TABLE IF NOT EXISTS shape_:t (id int PRIMARY KEY, v text);",
 	careful($rows),
 	careful('UPDATE shape_:t SET v = md5(v) WHERE id % 3 = :k; DELETE FROM shape_:t WHERE id % 7 = :k;'),
-	careful($rows . 'ALTER TABLE shape_:t ADD COLUMN c:k int DEFAULT :n; UPDATE shape_:t SET c:k = id WHERE id > :n;'),
+	careful("$rows ALTER TABLE shape_:t ADD COLUMN c:k int DEFAULT :n; UPDATE shape_:t SET c:k = id WHERE id > :n;"),
 	'ALTER TABLE IF EXISTS shape_:t DROP COLUMN IF EXISTS c:k;',
 	careful('ALTER TABLE shape_:t ALTER COLUMN c:k TYPE bigint USING c:k * 2;'),
 	careful('ALTER TABLE shape_:t RENAME COLUMN c:k TO d:k;'),
@@ -38,7 +39,8 @@ my @steps = (
 	careful('TRUNCATE shape_:t;'),
 	"BEGIN;\nSAVEPOINT a;\nALTER TABLE IF EXISTS shape_:t ADD COLUMN IF NOT EXISTS gone int;\nROLLBACK TO a;\n"
 	  . careful($rows) . "\nALTER TABLE IF EXISTS shape_:t ADD COLUMN IF NOT EXISTS c:k int;\nCOMMIT;",
-	"BEGIN;\nDROP TABLE IF EXISTS shape_:t;\nCREATE TABLE shape_:t (id int PRIMARY KEY, m mood, v text DEFAULT 'x');\n$rows\nCOMMIT;",
+	"BEGIN;\nDROP TABLE IF EXISTS shape_:t;\n"
+	  . "CREATE TABLE shape_:t (id int PRIMARY KEY, m mood, v text DEFAULT 'x');\n$rows\nCOMMIT;",
 	"ALTER TYPE mood ADD VALUE IF NOT EXISTS 'level:n';",
 	'ALTER TABLE bulk ADD COLUMN IF NOT EXISTS extra:k int DEFAULT :n;',
 	'ALTER TABLE bulk DROP COLUMN IF EXISTS extra:k;',

@@ -1,10 +1,10 @@
 # What writes to the leader and reads from the followers meanwhile.
 #
-# Everything that writes is pgbench with scripts of ours: a server that is killed ends it, and
-# tick() starts it again.  Its commits have no outcome that a client remembers, so one that is
-# unknown does no harm; what depends on outcomes are the two programs of
-# test/client, which find out.  Each pgbench lasts a few seconds, since of one with
-# several clients the others go on when one has lost its connection.
+# Everything that writes is pgbench with scripts of ours: a server that is killed ends it,
+# and tick() starts it again.  No client remembers the outcome of its commits, so one that is
+# unknown does no harm; what depends on outcomes are the two programs of test/client, which
+# find out.  Each pgbench lasts a few seconds only: when one of its clients has lost its
+# connection, the others go on without it.
 package Chaos::Workload;
 
 use strict;
@@ -95,7 +95,8 @@ UPDATE bulk SET w = w + 1 WHERE id % 7 = :r;
 },
 	bulk => q{
 \set from random(1, 20000)
-INSERT INTO bulk SELECT g, repeat(md5(g::text), 3), 0 FROM generate_series(:from, :from + 4000) g ON CONFLICT (id) DO NOTHING;
+INSERT INTO bulk SELECT g, repeat(md5(g::text), 3), 0 FROM generate_series(:from, :from + 4000) g
+	ON CONFLICT (id) DO NOTHING;
 },
 	shrink => q{
 \set from random(1, 20000)
@@ -103,7 +104,8 @@ DELETE FROM bulk WHERE id BETWEEN :from AND :from + 5000;
 },
 	large_values => q{
 \set k random(1, 50)
-INSERT INTO bulk SELECT 30000 + :k, string_agg(md5(random()::text), ''), 1 FROM generate_series(1, 3000) ON CONFLICT (id) DO UPDATE SET w = bulk.w + 1;
+INSERT INTO bulk SELECT 30000 + :k, string_agg(md5(random()::text), ''), 1 FROM generate_series(1, 3000)
+	ON CONFLICT (id) DO UPDATE SET w = bulk.w + 1;
 },
 	cascade => q{
 \set k random(1, 50)
@@ -132,7 +134,8 @@ COMMIT PREPARED 'p:k';
 # pgbench's arguments: what runs, with which weights, how often a second and for how many clients.
 my @writers = (
 	{ name => 'tpcb', rate => 40, clients => 2, builtin => 'tpcb-like' },
-	{ name => 'small', rate => 25, clients => 2, weights => { tiny => 8, lazy => 4, savepoints => 4, cascade => 2, prepared => 2 } },
+	{ name => 'small', rate => 25, clients => 2,
+		weights => { tiny => 8, lazy => 4, savepoints => 4, cascade => 2, prepared => 2 } },
 	{ name => 'large', rate => 4, clients => 1,
 		weights => { big => 2, bulk => 3, shrink => 2, rolled_back => 2, large_values => 2, truncate => 1 } },
 	{ name => 'shapes', rate => 2, clients => 1, weights => { shapes => 1 } });
