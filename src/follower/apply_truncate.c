@@ -25,7 +25,7 @@ all_partitions_listed(Oid root, List *listed)
 {
 	ListCell   *lc;
 
-	foreach(lc, find_all_inheritors(root, AccessExclusiveLock, NULL))
+	foreach(lc, find_all_inheritors(root, NoLock, NULL))
 	{
 		if (get_rel_relkind(lfirst_oid(lc)) != RELKIND_PARTITIONED_TABLE &&
 			!list_member_oid(listed, lfirst_oid(lc)))
