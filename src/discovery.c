@@ -91,10 +91,16 @@ look_into(Oid dboid)
 bool
 discover_streams(void)
 {
+	static bool done = false;
 	static List *databases = NIL;
 
-	if (XLogRecPtrIsInvalid(GetXLogReplayRecPtr(NULL)))
+	if (done)
 		return true;
+	if (XLogRecPtrIsInvalid(GetXLogReplayRecPtr(NULL)))
+	{
+		done = true;
+		return true;
+	}
 	if (databases == NIL)
 		databases = connectable_databases(TopMemoryContext);
 	while (databases != NIL)
@@ -104,6 +110,7 @@ discover_streams(void)
 			return false;
 		databases = list_delete_first(databases);
 	}
+	done = true;
 	return true;
 }
 

@@ -106,6 +106,7 @@ init_arrays(void)
 		ConditionVariableInit(&FollowedStreams[i].changed);
 		pg_atomic_init_u32(&FollowedStreams[i].ask_now, 0);
 		pg_atomic_init_u32(&FollowedStreams[i].reread, 0);
+		pg_atomic_init_u64(&FollowedStreams[i].settled_xid, 0);
 	}
 	for (int i = 0; i < fanout_max_followers; i++)
 	{
@@ -365,6 +366,7 @@ followed_stream_reset(FollowedStream *stream)
 	stream->fine_next = 0;
 	stream->coarse_next = 0;
 	pg_atomic_write_u32(&stream->ask_now, 0);
+	pg_atomic_write_u64(&stream->settled_xid, 0);
 	pg_atomic_write_u32(&stream->reread, 0);
 }
 

@@ -213,7 +213,17 @@ typedef struct FollowedStream
 	XLogRecPtr	hold_lsn;		/* nothing that ends later is applied; Invalid: nothing at all */
 	bool		held;			/* the worker stands there */
 
-	/* Broadcast whenever applied_lsn, as_of, state or the hold changes. */
+	/* The process that copies tables beside the stream: see follower/copy_beside.c. */
+	pid_t		copier_pid;		/* 0: none */
+	pid_t		copier_owner;	/* the worker that started it */
+
+	/*
+	 * A snapshot that sees this local transaction finished finds all tables in line with
+	 * the stream; 0: some are not.  See follower/table_current.c.
+	 */
+	pg_atomic_uint64 settled_xid;
+
+	/* Broadcast whenever applied_lsn, as_of, state, settled_xid or the hold changes. */
 	ConditionVariable changed;
 	/* A reader that needs a fresher proof sets it and the worker's latch. */
 	pg_atomic_uint32 ask_now;

@@ -11,6 +11,10 @@
  * durable together.  It commits asynchronously; a list of (local commit, leader's
  * position) tells what the local WAL flush covers.
  *
+ * Tables that were copied beside the stream (copy_beside.c) are behind.  Then the leader
+ * sends what was applied already once more, and of that only changes of these tables are
+ * applied, in a local transaction that ends where the last group did.
+ *
  * All changes of a group see one snapshot's rows and those of the commands before
  * them.  Any error ends the worker, and with it the group.
  */
@@ -19,6 +23,8 @@
 #include "access/transam.h"
 #include "access/xact.h"
 #include "access/xlog.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
 #include "lib/ilist.h"
 #include "datatype/timestamp.h"
 #include "pgstat.h"
@@ -30,6 +36,7 @@
 #include "follower/apply_internal.h"
 #include "follower/local_table.h"
 #include "follower/table_activity.h"
+#include "own_tables.h"
 
 ApplyPosition apply_position;
 
@@ -64,6 +71,10 @@ static struct
 	uint64		applied_seq;
 	uint64		local_xid;
 
+	List	   *behind;			/* oids of tables to be put in line with the stream */
+	bool		replaying;		/* the half applied transaction is applied for these only */
+	XLogRecPtr	copy_lsn;		/* the log is needed from here; Invalid: as far as applied */
+
 	dlist_head	commits;
 	int			ncommits;
 	XLogRecPtr	durable_lsn;
@@ -81,7 +92,8 @@ apply_start(FollowedStream *stream, const FollowedRow *row)
 	slist_init(&applier.changed);
 	applier.stream = stream;
 	applier.followed_id = row->id;
-	applier.applied_lsn = replorigin_session_get_progress(false);
+	applier.applied_lsn = replorigin_session_get_progress(true);
+	applier.copy_lsn = row->copy_lsn;
 	applier.durable_lsn = applier.applied_lsn;
 
 	/*
@@ -97,6 +109,8 @@ apply_start(FollowedStream *stream, const FollowedRow *row)
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(applier_context);
+	applier.behind = relation_map_in_state(TABLE_BEHIND);
+	tables_settled(stream, relation_map_all_current() ? applier.local_xid : 0);
 }
 
 /* ---------- groups ---------- */
@@ -157,6 +171,7 @@ commit_local(void)
 void
 apply_needs_copy(void)
 {
+	tables_settled(applier.stream, 0);
 	applier.reread = true;
 }
 
@@ -191,7 +206,7 @@ apply_commit_group(void)
 		.callback = apply_error_context,
 	};
 
-	if (!applier.in_group || applier.in_txn)
+	if (!applier.in_group || applier.in_txn || applier.behind != NIL)
 		return;
 	error_context_stack = &callback;
 	group_close_relations();
@@ -209,6 +224,75 @@ apply_commit_group(void)
 	applier.changes = 0;
 	applier.transactions = 0;
 	pgstat_report_stat(false);
+}
+
+/* ---------- tables that are behind ---------- */
+
+bool
+apply_is_replaying(void)
+{
+	return applier.replaying;
+}
+
+XLogRecPtr
+apply_start_lsn(void)
+{
+	return applier.behind == NIL ? applier.applied_lsn :
+		Min(applier.applied_lsn, applier.copy_lsn);
+}
+
+/* A table that is to be copied again by now stays as it is, and needs the log still. */
+static void
+note_in_line(void)
+{
+	OwnTables	state;
+	Oid			types[] = {INT4OID, OIDARRAYOID};
+	Datum		values[] = {Int32GetDatum(applier.followed_id), oid_array_datum(applier.behind)};
+
+	own_tables_begin(&state);
+	if (SPI_execute_with_args("UPDATE fanout.followed_table SET state = 'c'"
+							  " WHERE followed_id = $1 AND relid = ANY ($2) AND state = 'b'",
+							  lengthof(types), types, values, NULL, false, 0) != SPI_OK_UPDATE ||
+		SPI_execute_with_args("UPDATE fanout.followed_stream SET copy_lsn = NULL"
+							  " WHERE id = $1 AND NOT EXISTS (SELECT FROM fanout.followed_table"
+							  " WHERE followed_id = $1 AND state <> 'c')",
+							  1, types, values, NULL, false, 0) != SPI_OK_UPDATE)
+		elog(ERROR, "could not write which tables are in line");
+	if (SPI_processed > 0)
+		applier.copy_lsn = InvalidXLogRecPtr;
+	own_tables_end(&state);
+}
+
+/* All is applied to them that was applied to the others. */
+static void
+finish_replay(void)
+{
+	ErrorContextCallback callback = {
+		.previous = error_context_stack,
+		.callback = apply_error_context,
+	};
+
+	if (!applier.in_group)
+		begin_group();
+	error_context_stack = &callback;
+	group_close_relations();
+	error_context_stack = callback.previous;
+	note_in_line();
+	relation_map_reload();
+	applier.last.end_lsn = applier.applied_lsn;
+	commit_local();
+	applier.in_group = false;
+	list_free(applier.behind);
+	applier.behind = NIL;
+	report_changes();
+	tables_settled(applier.stream, relation_map_all_current() ? applier.local_xid : 0);
+}
+
+void
+apply_received(XLogRecPtr lsn)
+{
+	if (applier.behind != NIL && !applier.in_txn && lsn >= applier.applied_lsn)
+		finish_replay();
 }
 
 /* ---------- frames ---------- */
@@ -246,6 +330,8 @@ apply_at_once(ApplyRelation *relation, const Change *change)
 static void
 apply_other(const Change *change)
 {
+	if (applier.replaying && change->op != CHANGE_TRUNCATE)
+		return;
 	batch_flush_all();
 	if (change->op == CHANGE_TRUNCATE)
 		apply_truncate(change, &apply_position.txn);
@@ -323,9 +409,13 @@ static void
 begin_transaction(const LogTxn *txn)
 {
 	check_order(txn);
+	if (applier.behind != NIL && txn->end_lsn > applier.applied_lsn)
+		finish_replay();
 	applier.received_lsn = txn->end_lsn;
 	applier.in_txn = true;
-	applier.passing = txn->end_lsn <= Max(applier.applied_lsn, applier.last.end_lsn);
+	applier.replaying = applier.behind != NIL;
+	applier.passing = !applier.replaying &&
+		txn->end_lsn <= Max(applier.applied_lsn, applier.last.end_lsn);
 	apply_position.txn = *txn;
 	if (!applier.passing && !applier.in_group)
 		begin_group();
@@ -335,8 +425,11 @@ static void
 end_transaction(void)
 {
 	applier.in_txn = false;
-	if (applier.passing)
+	if (applier.passing || applier.replaying)
+	{
+		applier.replaying = false;
 		return;
+	}
 	applier.last = apply_position.txn;
 	applier.transactions++;
 	/* What the schema change made may not be used before it is committed (enum values). */
@@ -392,6 +485,18 @@ apply_in_transaction(void)
 	return applier.in_txn;
 }
 
+bool
+apply_in_change(void)
+{
+	return apply_position.change != NULL;
+}
+
+bool
+apply_must_go_on(void)
+{
+	return applier.in_txn || (applier.in_group && applier.behind != NIL);
+}
+
 XLogRecPtr
 apply_last_lsn(void)
 {
@@ -426,5 +531,6 @@ apply_durable_lsn(void)
 		pfree(commit);
 		applier.ncommits--;
 	}
-	return applier.durable_lsn;
+	return XLogRecPtrIsInvalid(applier.copy_lsn) ? applier.durable_lsn :
+		Min(applier.durable_lsn, applier.copy_lsn);
 }

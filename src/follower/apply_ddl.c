@@ -52,6 +52,8 @@ static struct
 	bool		tables_changed; /* relations or schemas came, went or changed */
 	List	   *created;		/* oids of relations */
 	List	   *altered;		/* oids of relations with a new or altered column */
+	List	   *touched;		/* oids of relations that were altered at all */
+	bool		schemas_touched;
 } ddl;
 
 static object_access_hook_type prev_object_access = NULL;
@@ -65,7 +67,9 @@ note_relation(ObjectAccessType access, Oid relid, int column)
 
 	if (access == OAT_POST_CREATE && column == 0)
 		ddl.created = lappend_oid(ddl.created, relid);
-	else if (access != OAT_DROP && column != 0)
+	else
+		ddl.touched = list_append_unique_oid(ddl.touched, relid);
+	if (access != OAT_DROP && column != 0)
 		ddl.altered = list_append_unique_oid(ddl.altered, relid);
 	MemoryContextSwitchTo(oldcontext);
 }
@@ -80,6 +84,8 @@ watch_objects(ObjectAccessType access, Oid class_id, Oid object_id, int sub_id, 
 		return;
 	if (class_id == RelationRelationId || class_id == NamespaceRelationId)
 		ddl.tables_changed = true;
+	if (class_id == NamespaceRelationId)
+		ddl.schemas_touched = true;
 	if (class_id == RelationRelationId)
 		note_relation(access, object_id, sub_id);
 }
@@ -301,11 +307,33 @@ update_followed_tables(void)
 	relation_map_reload();
 }
 
-/* A table that is still pending is one that had another name when it was to be copied. */
+/*
+ * Tables that are not in line with the stream: what is being copied, or was, is older or
+ * newer than the change, or could not be found by the name that it had.
+ */
+static List *
+touched_and_not_current(void)
+{
+	List	   *relids = NIL;
+	ListCell   *lc;
+
+	if (ddl.schemas_touched)
+		return list_concat(relation_map_in_state(TABLE_PENDING),
+						   relation_map_in_state(TABLE_BEHIND));
+	foreach(lc, ddl.touched)
+	{
+		FollowedTable *table = relation_map_table(lfirst_oid(lc));
+
+		if (table != NULL && table->state != TABLE_COPIED)
+			relids = lappend_oid(relids, table->relid);
+	}
+	return relids;
+}
+
 static void
 schedule_copies(List *differing, const LogTxn *txn)
 {
-	List	   *relids = ddl.tables_changed ? relation_map_pending() : NIL;
+	List	   *relids = touched_and_not_current();
 	ListCell   *lc;
 
 	foreach(lc, differing)
@@ -382,7 +410,9 @@ apply_statement(const Change *change, const LogTxn *txn)
 	group_close_relations();
 	ddl.created = NIL;
 	ddl.altered = NIL;
+	ddl.touched = NIL;
 	ddl.tables_changed = false;
+	ddl.schemas_touched = false;
 
 	differing = run_statement(statement);
 	/* A table that was not logged until now has no row yet. */

@@ -52,7 +52,7 @@ typedef struct ApplyRelation
 	ColumnInput *inputs;		/* desc->natts */
 	bool		has_extra;		/* local columns that the leader does not have */
 	Oid			find_index;		/* rows are found by it; InvalidOid: by a scan */
-	bool		pending;		/* to be copied, or not followed: changes don't matter */
+	char		state;			/* TABLE_..., zero when it is not followed */
 	char	   *filter_snapshot;	/* NULL: none */
 	XLogRecPtr	filter_until;
 
@@ -106,7 +106,11 @@ extern FollowedTable *relation_map_table(Oid relid);
 extern FollowedTable *relation_map_leader_table(Oid leader_relid);
 
 /* Did the copy of a local table see what the transaction did? */
-extern List *relation_map_pending(void);	/* oids of local tables to be copied */
+
+/* Oids of the local tables in that state; are all copied, and none is behind? */
+extern List *relation_map_in_state(char state);
+extern bool relation_map_all_current(void);
+
 extern bool relation_copied_after(Oid relid, const LogTxn *txn);
 
 /* Was the transaction visible in a snapshot "xmin:xmax:xip,xip,..."? */
@@ -134,6 +138,9 @@ extern void apply_count(ApplyRelation *relation);
 
 /* Once it is committed, the worker has to look for tables to copy. */
 extern void apply_needs_copy(void);
+
+/* Is what comes now applied already, but for tables that were copied beside the stream? */
+extern bool apply_is_replaying(void);
 
 /* The next change must see what the last one did. */
 extern void apply_next_command(void);

@@ -21,6 +21,7 @@
 #include "pgstat.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
+#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 #include "utils/uuid.h"
 
@@ -313,24 +314,35 @@ fanout_resume(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-/* resync(stream name, relation regclass) */
+/* resync(stream name, relation regclass): one table is copied beside the stream */
 Datum
 fanout_resync(PG_FUNCTION_ARGS)
 {
 	FollowedRow *row = require_stream(fcinfo);
+	Oid			relid = PG_ARGISNULL(1) ? InvalidOid : PG_GETARG_OID(1);
 	PendingChange *change;
 
-	schedule_copy(row->id, PG_ARGISNULL(1) ? InvalidOid : PG_GETARG_OID(1));
+	schedule_copy(row->id, relid);
 	change = add_pending(row->id);
-	change->restart = true;
-	change->copy = true;
+	change->restart = change->copy = !OidIsValid(relid);
 	PG_RETURN_VOID();
+}
+
+static bool
+all_tables_current(FollowedStream *stream)
+{
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	bool		current = table_is_current(stream, InvalidOid, snapshot);
+
+	UnregisterSnapshot(snapshot);
+	return current;
 }
 
 /*
  * wait_for_copy(stream name, timeout interval) RETURNS boolean
  *
- * Streaming means that everything was copied and put in order.
+ * Streaming means that the initial copy is complete and put in order; single tables may
+ * be copied again.
  */
 Datum
 fanout_wait_for_copy(PG_FUNCTION_ARGS)
@@ -353,7 +365,7 @@ fanout_wait_for_copy(PG_FUNCTION_ARGS)
 		if (stream != NULL)
 		{
 			positions_read(stream, &positions);
-			streaming = positions.state == FOLLOW_STREAMING;
+			streaming = positions.state == FOLLOW_STREAMING && all_tables_current(stream);
 		}
 		if (streaming || left <= 0)
 			break;

@@ -8,7 +8,8 @@
  *	schema		nothing.  The schema is brought from the leader, and each table of the
  *				stream gets a row in fanout.followed_table, pending.
  *	tables		tables have joined the publications that the stream names.  Those that are
- *				not here are made, and all are pending.
+ *				not here are made, and all are pending: they are copied beside the stream
+ *				(copy_beside.c).
  *	data		pending tables are emptied and copied, each in a transaction of its
  *				own that also notes the snapshot it was copied with.
  *	indexes		what was put off of the schema: indexes, constraints, triggers.
@@ -17,7 +18,7 @@
  * start_lsn is where the stream takes over.  NULL means that everything is copied
  * anew: the follower registers at a new position, to which its origin is set.  Not
  * NULL, the registration and the origin stand, and only pending tables are
- * copied: after an interruption, or for the resync of one table.
+ * copied: after an interruption, or when a table could not be copied beside the stream.
  */
 #include "postgres.h"
 
@@ -100,7 +101,7 @@ set_start(FollowedRow *row, const CopySession *session)
 		node = replorigin_create(name);
 	replorigin_advance(node, session->start_lsn, InvalidXLogRecPtr, true, true);
 	copy_change_rows(psprintf("UPDATE fanout.followed_stream SET start_lsn = '%X/%X',"
-							  " all_tables = %s, joining = '{}' WHERE id = $1",
+							  " all_tables = %s, joining = '{}', copy_lsn = NULL WHERE id = $1",
 							  LSN_FORMAT_ARGS(session->start_lsn),
 							  session->all_tables ? "true" : "false"), row->id);
 	row->start_lsn = session->start_lsn;
@@ -187,7 +188,7 @@ step_tables(FollowedRow *row, CopySession *session)
 {
 	begin_step("making tables that joined the stream");
 	join_tables(row, session);
-	set_copy_state(row, COPY_DATA);
+	set_copy_state(row, COPY_DONE);
 	end_step();
 }
 
@@ -220,15 +221,14 @@ referenced_from_outside(const FollowedRow *row)
 							row->id) > 0;
 }
 
-/* How much there is to copy, for fanout.table_staleness and fanout.copy_progress. */
-static void
-note_totals(const FollowedRow *row, const CopySession *session)
+void
+copy_note_totals(const FollowedRow *row, List *tables)
 {
 	ListCell   *lc;
 
 	copy_change_rows("UPDATE fanout.followed_stream SET copy_started_at = pg_catalog.clock_timestamp()"
 					 " WHERE id = $1", row->id);
-	foreach(lc, session->tables)
+	foreach(lc, tables)
 	{
 		CopyTable  *table = lfirst(lc);
 
@@ -253,12 +253,12 @@ empty_pending_tables(const FollowedRow *row, const CopySession *session)
 	ListCell   *lc;
 
 	begin_step("emptying the tables to be copied");
-	note_totals(row, session);
+	copy_note_totals(row, session->tables);
 	if (referenced_from_outside(row))
 	{
 		rels = open_pending_tables(row, RowExclusiveLock);
 		foreach(lc, rels)
-			local_table_delete_all(lfirst(lc));
+			local_table_delete_all(lfirst(lc), NULL);
 	}
 	else
 	{
@@ -312,6 +312,7 @@ initial_copy(FollowedStream *stream, FollowedRow *row)
 	MemoryContext oldcontext = MemoryContextSwitchTo(context);
 	CopySession *session;
 
+	copier_end(stream);
 	copy_wait_for_helpers(row->id);
 	MemoryContextSwitchTo(context);
 	session = copy_session_begin(row);
@@ -339,22 +340,19 @@ initial_copy(FollowedStream *stream, FollowedRow *row)
 void
 schedule_copy(int32 followed_id, Oid relid)
 {
-	const char *again = "UPDATE fanout.followed_stream SET copy_state = 'data', copy_data = true%s"
-		" WHERE id = $1 AND copy_state <> ALL ('{schema%s}')";
+	const char *pending = "UPDATE fanout.followed_table SET state = 'p', copy_number = copy_number + 1"
+		" WHERE followed_id = $1";
 
-	if (OidIsValid(relid))
+	if (!OidIsValid(relid))
 	{
-		if (copy_change_rows(psprintf("UPDATE fanout.followed_table SET state = 'p'"
-									  " WHERE followed_id = $1 AND relid = %u", relid), followed_id) == 0)
-			ereport(ERROR,
-					(errcode(ERRCODE_UNDEFINED_OBJECT),
-					 errmsg("table \"%s\" is not replicated by that stream", get_rel_name(relid))));
-		copy_change_rows(psprintf(again, "", ",tables"), followed_id);
+		copy_change_rows(pending, followed_id);
+		copy_change_rows("UPDATE fanout.followed_stream SET copy_state = 'data', copy_data = true,"
+						 " start_lsn = NULL WHERE id = $1 AND copy_state <> 'schema'", followed_id);
+		return;
 	}
-	else
-	{
-		copy_change_rows("UPDATE fanout.followed_table SET state = 'p' WHERE followed_id = $1",
-						 followed_id);
-		copy_change_rows(psprintf(again, ", start_lsn = NULL", ""), followed_id);
-	}
+	if (copy_change_rows(psprintf("%s AND relid = %u", pending, relid), followed_id) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("table \"%s\" is not replicated by that stream", get_rel_name(relid))));
+	copy_change_rows("UPDATE fanout.followed_stream SET copy_data = true WHERE id = $1", followed_id);
 }

@@ -45,6 +45,12 @@ extern CopySession *copy_session_begin(const FollowedRow *row);
 extern PGconn *copy_session_join(const FollowedRow *row, const char *snapshot_id);
 extern List *leader_tables(PGconn *conn, const char *stream);
 
+/*
+ * Wait until new snapshots of the leader see all that has committed, and all transactions that are
+ * writing to these tables (oids there) have ended.
+ */
+extern void wait_for_writers(PGconn *conn, const FollowedRow *row, List *relids);
+
 /* An oid[] as a parameter of a query. */
 extern char *oid_array_text(List *relids);
 
@@ -54,10 +60,13 @@ extern void lock_leader_tables(PGconn *conn, List *tables);
 /* Are the two lists the same, but for their order and sizes? */
 extern bool same_tables(List *a, List *b);
 
-/* ---------- copy.c, for copy_join.c ---------- */
+/* ---------- copy.c, for copy_join.c and copy_beside.c ---------- */
 
 /* Run a statement with the followed stream's id as $1; returns the number of rows. */
 extern uint64 copy_change_rows(const char *query, int32 followed_id);
+
+/* Note how much there is to copy, for fanout.table_staleness and fanout.copy_progress. */
+extern void copy_note_totals(const FollowedRow *row, List *tables);
 
 /* ---------- copy_join.c ---------- */
 
@@ -85,8 +94,15 @@ extern void schema_dump_check(PGconn *conn);
 /* Types of the columns on the leader, in order, as text; and what the table is there. */
 extern List *leader_types(PGconn *conn, const CopyTable *table, char *relkind);
 
+/*
+ * In a local transaction of its own; conn is in the copy's transaction.  Does nothing when the
+ * table is not pending.  Without "check" it has been emptied.  With it, the stream goes on
+ * meanwhile: the same transaction empties it, and the table is then behind the stream; check
+ * is called every now and then.
+ */
+typedef void (*CopyCheck) (void);
 extern void copy_table(const FollowedRow *row, PGconn *conn, CopyTable *table, Oid relid,
-					   const char *snapshot);
+					   const char *snapshot, CopyCheck check);
 
 /* ---------- sequence.c ---------- */
 extern void copy_sequences(const FollowedRow *row, PGconn *conn);

@@ -7,8 +7,8 @@
  *
  *	1. In a transaction of its own the follower registers and gets P: every
  *	   snapshot taken later sees all that committed before P.
- *	   In a stream that names publications it waits for those who write to its tables,
- *	   or to those that join it, at that moment.
+ *	   In a stream that names publications it waits for those who write to its tables
+ *	   at that moment.
  *	2. A REPEATABLE READ transaction locks the tables; that takes no snapshot yet.
  *	   From here on nobody can alter or drop them.
  *	3. Its first query takes the snapshot, which is exported for others to share.
@@ -198,26 +198,29 @@ ask_about_stream(CopySession *session, const FollowedRow *row)
 	PQclear(info);
 }
 
+void
+wait_for_writers(PGconn *conn, const FollowedRow *row, List *relids)
+{
+	const char *params[] = {NameStr(row->stream), oid_array_text(relids)};
+
+	PQclear(leader_query(conn, "SELECT fanout.wait_for_writers($1, $2)", 2, params));
+}
+
 /*
  * What wrote to a table before that joined the publications is not in the stream: the snapshot
- * must see it.  Of which tables that may be true is only known for those that join now.
+ * must see it.  A copy that goes on has waited for them.
  */
 static void
-wait_for_writers(CopySession *session, const FollowedRow *row)
+wait_for_all_writers(CopySession *session, const FollowedRow *row)
 {
-	const char *params[2] = {NameStr(row->stream)};
-	List	   *relids = list_copy(row->joining);
+	List	   *relids = NIL;
 	ListCell   *lc;
 
-	if (session->all_tables)
+	if (session->all_tables || !XLogRecPtrIsInvalid(row->start_lsn))
 		return;
-	if (XLogRecPtrIsInvalid(row->start_lsn))
-	{
-		foreach(lc, leader_tables(session->conn, NameStr(row->stream)))
-			relids = lappend_oid(relids, ((CopyTable *) lfirst(lc))->relid);
-	}
-	params[1] = oid_array_text(relids);
-	PQclear(leader_query(session->conn, "SELECT fanout.wait_for_writers($1, $2)", 2, params));
+	foreach(lc, leader_tables(session->conn, NameStr(row->stream)))
+		relids = lappend_oid(relids, ((CopyTable *) lfirst(lc))->relid);
+	wait_for_writers(session->conn, row, relids);
 }
 
 CopySession *
@@ -229,7 +232,7 @@ copy_session_begin(const FollowedRow *row)
 	session->era = leader_era(session->conn, NameStr(row->stream));
 	ask_about_stream(session, row);
 	session->start_lsn = register_here(session->conn, row);
-	wait_for_writers(session, row);
+	wait_for_all_writers(session, row);
 	for (int i = 0; i < MAX_TRIES; i++)
 	{
 		CHECK_FOR_INTERRUPTS();

@@ -5,7 +5,8 @@
  * The rows travel in binary form where both sides have the same types and the
  * types' binary form means the same on both (log/relation_desc.c), otherwise as text.  They are
  * committed together with the table's row in fanout.followed_table, which
- * carries the snapshot they were read with.  Before that the leader flushes its WAL: a
+ * carries the snapshot they were read with; unless that says by then that a newer copy
+ * is wanted.  Before that the leader flushes its WAL: a
  * snapshot sees asynchronous commits, which a crash of the leader could still undo.
  */
 #include "postgres.h"
@@ -42,7 +43,11 @@ static struct
 	int			used;
 	bool		ended;
 	int64		bytes;
+	CopyCheck	check;			/* NULL: none */
+	int64		checked_at;
 } source;
+
+#define CHECK_MS	100
 
 /* ---------- the query ---------- */
 
@@ -158,6 +163,20 @@ copy_query(const CopyTable *table, char relkind, bool binary)
 
 /* ---------- the rows ---------- */
 
+static void
+check_now_and_then(void)
+{
+	int64		now;
+
+	if (source.check == NULL)
+		return;
+	now = fanout_boottime_us();
+	if (now - source.checked_at < CHECK_MS * 1000)
+		return;
+	source.checked_at = now;
+	source.check();
+}
+
 /* The next message of the leader's COPY; false when it has not arrived, or at the end. */
 static bool
 take_message(void)
@@ -191,7 +210,9 @@ next_message(void)
 			leader_connection_lost(source.conn);
 		if (take_message() || source.ended)
 			break;
-		(void) leader_wait_for_socket(source.conn, WL_SOCKET_READABLE, -1);
+		(void) leader_wait_for_socket(source.conn, WL_SOCKET_READABLE,
+									  source.check != NULL ? CHECK_MS : -1);
+		check_now_and_then();
 	}
 	return !source.ended;
 }
@@ -206,6 +227,7 @@ read_rows(void *outbuf, int minread, int maxread)
 	{
 		int			n;
 
+		check_now_and_then();
 		if (source.used == source.len && !(done < minread ? next_message() : take_message()))
 			break;
 		n = Min(source.len - source.used, maxread - done);
@@ -232,7 +254,6 @@ receive_rows(PGconn *conn, const CopyTable *table, Relation rel, bool binary)
 		options = list_make1(makeDefElem("format", (Node *) makeString("binary"), -1));
 	(void) addRangeTableEntryForRelation(pstate, rel, AccessShareLock, NULL, false, false);
 
-	memset(&source, 0, sizeof(source));
 	source.conn = conn;
 	state = BeginCopyFrom(pstate, rel, NULL, NULL, false, read_rows, names, options);
 	rows = CopyFrom(state);
@@ -251,23 +272,50 @@ receive_rows(PGconn *conn, const CopyTable *table, Relation rel, bool binary)
 
 /* ---------- the table ---------- */
 
-static void
-note_copied(const FollowedRow *row, Oid relid, const char *snapshot, char *flushed,
-			uint64 rows, int64 bytes)
+/* The number of the copy that is wanted; -1: none is. */
+static int32
+wanted_copy(const FollowedRow *row, Oid relid)
 {
 	OwnTables	state;
-	Oid			types[] = {INT4OID, OIDOID, TEXTOID, LSNOID, INT8OID, INT8OID};
-	Datum		values[] = {Int32GetDatum(row->id), ObjectIdGetDatum(relid),
-		CStringGetTextDatum(snapshot), DirectFunctionCall1(pg_lsn_in, CStringGetDatum(flushed)),
-	Int64GetDatum(rows), Int64GetDatum(bytes)};
+	Oid			types[] = {INT4OID, OIDOID};
+	Datum		values[] = {Int32GetDatum(row->id), ObjectIdGetDatum(relid)};
+	int32		number = -1;
+	bool		isnull;
 
 	own_tables_begin(&state);
-	if (SPI_execute_with_args("UPDATE fanout.followed_table SET state = 'c', filter_snapshot = $3,"
+	if (SPI_execute_with_args("SELECT copy_number FROM fanout.followed_table"
+							  " WHERE followed_id = $1 AND relid = $2 AND state = 'p'",
+							  lengthof(types), types, values, NULL, false, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not read fanout.followed_table");
+	if (SPI_processed > 0)
+		number = DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1,
+											 &isnull));
+	own_tables_end(&state);
+	return number;
+}
+
+static void
+note_copied(const FollowedRow *row, Oid relid, int32 number, const char *snapshot, char *flushed,
+			uint64 rows)
+{
+	OwnTables	state;
+	Oid			types[] = {INT4OID, OIDOID, TEXTOID, LSNOID, INT8OID, INT8OID, INT4OID, CHAROID};
+	Datum		values[] = {Int32GetDatum(row->id), ObjectIdGetDatum(relid),
+		CStringGetTextDatum(snapshot), DirectFunctionCall1(pg_lsn_in, CStringGetDatum(flushed)),
+		Int64GetDatum(rows), Int64GetDatum(source.bytes), Int32GetDatum(number),
+	CharGetDatum(source.check != NULL ? TABLE_BEHIND : TABLE_COPIED)};
+
+	own_tables_begin(&state);
+	if (SPI_execute_with_args("UPDATE fanout.followed_table SET state = $8, filter_snapshot = $3,"
 							  " filter_until = $4, copied_rows = $5, copied_bytes = $6,"
 							  " copied_at = pg_catalog.clock_timestamp()"
-							  " WHERE followed_id = $1 AND relid = $2",
+							  " WHERE followed_id = $1 AND relid = $2 AND copy_number = $7",
 							  lengthof(types), types, values, NULL, false, 0) != SPI_OK_UPDATE)
 		elog(ERROR, "could not write fanout.followed_table");
+	if (SPI_processed == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("another copy of the table has been wanted since this one began")));
 	own_tables_end(&state);
 }
 
@@ -279,28 +327,30 @@ table_context(void *arg)
 	errcontext("copying table \"%s.%s\"", table->nspname, table->relname);
 }
 
-/* In a local transaction of its own; conn is in the copy's transaction. */
-void
-copy_table(const FollowedRow *row, PGconn *conn, CopyTable *table, Oid relid,
-		   const char *snapshot)
+/* Readers go on seeing the old rows, and nobody waits for a lock that they have. */
+static void
+empty_beside(Oid relid)
 {
-	ErrorContextCallback callback = {error_context_stack, table_context, table};
-	MemoryContext oldcontext = CurrentMemoryContext;
-	Relation	rel;
+	ListCell   *lc;
+
+	foreach(lc, local_table_open_all(NIL, relid, RowExclusiveLock))
+	{
+		Relation	rel = lfirst(lc);
+
+		local_table_delete_all(rel, check_now_and_then);
+		table_close(rel, NoLock);
+	}
+}
+
+static uint64
+copy_rows(PGconn *conn, CopyTable *table, Relation rel)
+{
+	Oid			relid = RelationGetRelid(rel);
 	FormerUser	former;
 	char		relkind;
 	bool		binary;
 	uint64		rows;
 
-	error_context_stack = &callback;
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
-	rel = try_table_open(relid, RowExclusiveLock);
-	if (rel == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_TABLE),
-				 errmsg("relation \"%s.%s\" was dropped while it was to be copied",
-						table->nspname, table->relname)));
 	PQclear(leader_query(conn, psprintf("LOCK TABLE %s IN ACCESS SHARE MODE NOWAIT",
 										quote_qualified_identifier(table->nspname, table->relname)),
 						 0, NULL));
@@ -311,10 +361,40 @@ copy_table(const FollowedRow *row, PGconn *conn, CopyTable *table, Oid relid,
 	local_table_become(rel->rd_rel->relowner, &former);
 	rows = receive_rows(conn, table, rel, binary);
 	local_table_become_former(&former);
-	table_close(rel, NoLock);
+	return rows;
+}
 
-	note_copied(row, relid, snapshot, leader_query_value(conn, "SELECT fanout.flush_wal()", 0, NULL),
-				rows, source.bytes);
+void
+copy_table(const FollowedRow *row, PGconn *conn, CopyTable *table, Oid relid,
+		   const char *snapshot, CopyCheck check)
+{
+	ErrorContextCallback callback = {error_context_stack, table_context, table};
+	MemoryContext oldcontext = CurrentMemoryContext;
+	Relation	rel;
+	int32		number;
+	uint64		rows;
+
+	error_context_stack = &callback;
+	memset(&source, 0, sizeof(source));
+	source.check = check;
+	StartTransactionCommand();
+	rel = try_table_open(relid, RowExclusiveLock);
+	if (rel == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("relation \"%s.%s\" was dropped while it was to be copied",
+						table->nspname, table->relname)));
+	PushActiveSnapshot(GetTransactionSnapshot());
+	number = wanted_copy(row, relid);
+	if (number >= 0)
+	{
+		if (check != NULL)
+			empty_beside(relid);
+		rows = copy_rows(conn, table, rel);
+		note_copied(row, relid, number, snapshot,
+					leader_query_value(conn, "SELECT fanout.flush_wal()", 0, NULL), rows);
+	}
+	table_close(rel, NoLock);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(oldcontext);

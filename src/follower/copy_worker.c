@@ -108,7 +108,7 @@ copy_from_queue(const FollowedRow *row, PGconn *conn, CopyQueue *queue, List *ta
 			CommitTransactionCommand();
 			if (local == relid)
 			{
-				copy_table(row, conn, table, relid, snapshot);
+				copy_table(row, conn, table, relid, snapshot, NULL);
 				break;
 			}
 		}

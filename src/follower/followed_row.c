@@ -38,7 +38,7 @@ followed_origin_name(char *name, Oid dboid, int32 id)
 	"       schema_snapshot, schema_until, coalesce(era, '00000000-0000-0000-0000-000000000000')::text," \
 	"       greatest(start_lsn, schema_until, (SELECT max(greatest(filter_until, schema_until))" \
 	"        FROM fanout.followed_table WHERE followed_id = id))," \
-	"       all_tables, joining" \
+	"       all_tables, joining, copy_lsn" \
 	" FROM fanout.followed_stream WHERE dboid = $1 AND "
 
 static Datum
@@ -92,6 +92,7 @@ make_row(MemoryContext context)
 	row->copied_until = DatumGetLSN(column(table, 18));
 	row->all_tables = DatumGetBool(column(table, 19));
 	row->joining = oid_list(column(table, 20));
+	row->copy_lsn = DatumGetLSN(column(table, 21));
 	MemoryContextSwitchTo(oldcontext);
 	return row;
 }
@@ -187,6 +188,7 @@ make_table(HeapTuple tuple, TupleDesc desc)
 	table->filter_until = DatumGetLSN(value_of(tuple, desc, 7));
 	table->schema_snapshot = text_of(value_of(tuple, desc, 8));
 	table->schema_until = DatumGetLSN(value_of(tuple, desc, 9));
+	table->copy_number = DatumGetInt32(value_of(tuple, desc, 10));
 	return table;
 }
 
@@ -201,7 +203,7 @@ followed_tables(int32 followed_id)
 
 	own_tables_begin(&state);
 	if (SPI_execute_with_args("SELECT relid, nspname, relname, leader_relid, state,"
-							  "       filter_snapshot, filter_until, schema_snapshot, schema_until"
+							  "       filter_snapshot, filter_until, schema_snapshot, schema_until, copy_number"
 							  " FROM fanout.followed_table WHERE followed_id = $1"
 							  " ORDER BY nspname, relname",
 							  1, types, values, NULL, false, 0) != SPI_OK_SELECT)

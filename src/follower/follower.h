@@ -45,6 +45,7 @@ typedef struct FollowedRow
 	XLogRecPtr	start_lsn;		/* where streaming begins after a copy; Invalid before */
 	bool		all_tables;		/* the stream names no publications */
 	List	   *joining;		/* oids on the leader: joined them, and is not here yet */
+	XLogRecPtr	copy_lsn;		/* tables copied beside the stream need it from here; Invalid: none */
 	bool		schema_done;	/* indexes and constraints are there, too */
 	uint64		leader_system;	/* which leader tokens must be from */
 	Oid			leader_database;
@@ -86,9 +87,11 @@ typedef struct FollowedTable
 	XLogRecPtr	filter_until;
 	char	   *schema_snapshot;	/* NULL: it came with the stream's schema */
 	XLogRecPtr	schema_until;
+	int32		copy_number;	/* of the copy that is wanted; an older one does not count */
 } FollowedTable;
 
 #define TABLE_PENDING	'p'		/* to be copied */
+#define TABLE_BEHIND	'b'		/* copied beside the stream; changes that came meanwhile are missing */
 #define TABLE_COPIED	'c'		/* copied, or never needed a copy */
 
 /* All tables of a followed stream, List of FollowedTable in the current context. */
@@ -175,6 +178,10 @@ extern void apply_commit_group(void);
 extern uint64 apply_pending_changes(void);
 extern uint64 apply_pending_transactions(void);
 extern bool apply_in_transaction(void); /* a leader transaction is half applied */
+extern bool apply_in_change(void);	/* ... and one of its changes */
+
+/* What was applied can't be committed yet. */
+extern bool apply_must_go_on(void);
 
 /* End LSN and number of the last transaction applied and committed here. */
 extern XLogRecPtr apply_last_lsn(void);
@@ -183,8 +190,17 @@ extern uint64 apply_last_seq(void);
 /* Local xid whose end covers everything applied so far. */
 extern uint64 apply_last_local_xid(void);
 
-/* Local WAL flush covers everything up to this LSN of the leader. */
+/*
+ * Local WAL flush covers everything up to this LSN of the leader, and no table that was
+ * copied beside the stream needs what is before it.
+ */
 extern XLogRecPtr apply_durable_lsn(void);
+
+/* Up to here, nothing that the stream has is needed again. */
+extern XLogRecPtr apply_start_lsn(void);
+
+/* Everything up to lsn was handed to apply_frame(). */
+extern void apply_received(XLogRecPtr lsn);
 
 /* ---------- copy.c ---------- */
 
@@ -196,13 +212,35 @@ extern XLogRecPtr apply_durable_lsn(void);
 extern void initial_copy(FollowedStream *stream, FollowedRow *row);
 
 /*
- * Schedule a copy: of one table (relid) or of all (InvalidOid); the worker does
- * it when it starts next.  For resync() and for a lost follower.
+ * Schedule a copy: of one table (relid), beside the stream, or of all (InvalidOid).  The
+ * worker begins it when it looks at its row next.
  */
 extern void schedule_copy(int32 followed_id, Oid relid);
 
 /* Statements put off until the data is consistent (foreign keys); no-op when none is left. */
 extern void finish_schema(const FollowedRow *row);
+
+/* ---------- copy_beside.c ---------- */
+
+/*
+ * Have pending tables copied beside the stream.  The worker calls it before it streams,
+ * with the origin set up; false: they have to be copied before.
+ */
+extern bool copy_beside(FollowedStream *stream, FollowedRow *row);
+
+/* End the process that does that; it is gone when copier_end() returns. */
+extern void copier_signal(FollowedStream *stream);
+extern void copier_end(FollowedStream *stream);
+
+/* The stream fails on something that copying pending tables first may mend. */
+extern void copy_before_streaming(int32 followed_id);
+
+/* ---------- table_current.c ---------- */
+
+/* Does the snapshot show the table (NULL: all tables) in line with the stream? */
+struct SnapshotData;
+extern bool table_is_current(FollowedStream *stream, Oid relid, struct SnapshotData *snapshot);
+extern void tables_settled(FollowedStream *stream, uint64 xid); /* 0: not */
 
 /* ---------- sequence.c ---------- */
 
@@ -244,6 +282,9 @@ extern int64 positions_staleness(FollowedStream *stream, struct SnapshotData *sn
 
 /* The same as a moment of fanout_boottime_us(); -1: unknown. */
 extern int64 positions_proven_boot(FollowedStream *stream, struct SnapshotData *snapshot);
+
+/* Does the snapshot (NULL: a new one) see that local transaction as finished? */
+extern bool snapshot_sees_finished(struct SnapshotData *snapshot, uint64 full_xid);
 
 extern const char *follow_state_name(FollowState state);
 

@@ -237,7 +237,7 @@ local_tables_truncate(List *rels, bool restart_sequences)
 }
 
 void
-local_table_delete_all(Relation rel)
+local_table_delete_all(Relation rel, void (*each_row) (void))
 {
 	Snapshot	snapshot = GetActiveSnapshot();
 	TupleTableSlot *slot;
@@ -250,6 +250,8 @@ local_table_delete_all(Relation rel)
 	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
 	{
 		CHECK_FOR_INTERRUPTS();
+		if (each_row != NULL)
+			each_row();
 		simple_table_tuple_delete(rel, &slot->tts_tid, snapshot);
 	}
 	table_endscan(scan);

@@ -53,7 +53,10 @@ extern List *local_table_open_all(List *rels, Oid relid, int lockmode);
 /* Empty tables, which are open, as their owners. */
 extern void local_tables_truncate(List *rels, bool restart_sequences);
 
-/* Delete all rows of an open table, but for those in partitions; no trigger fires. */
-extern void local_table_delete_all(Relation rel);
+/*
+ * Delete all rows of an open table, but for those in partitions; no trigger fires.
+ * each_row, if any, is called before each.
+ */
+extern void local_table_delete_all(Relation rel, void (*each_row) (void));
 
 #endif							/* FANOUT_LOCAL_TABLE_H */

@@ -127,9 +127,8 @@ positions_read(FollowedStream *stream, PositionsCopy *copy)
 	SpinLockRelease(&stream->mutex);
 }
 
-/* Does the snapshot see that local transaction as finished? */
-static bool
-sees_finished(Snapshot snapshot, uint64 full_xid)
+bool
+snapshot_sees_finished(Snapshot snapshot, uint64 full_xid)
 {
 	TransactionId xid = (TransactionId) full_xid;
 
@@ -170,12 +169,12 @@ positions_proven_boot(FollowedStream *stream, Snapshot snapshot)
 
 	for (uint64 i = 0; read_proof(stream, true, i, &proof); i++)
 	{
-		if (sees_finished(snapshot, proof.xid))
+		if (snapshot_sees_finished(snapshot, proof.xid))
 			return proof.boot_us;
 	}
 	for (uint64 i = 0; read_proof(stream, false, i, &proof); i++)
 	{
-		if (sees_finished(snapshot, proof.xid))
+		if (snapshot_sees_finished(snapshot, proof.xid))
 			return proof.boot_us;
 	}
 	return -1;

@@ -16,6 +16,9 @@
  * as its caller had to be.  For REPEATABLE READ and SERIALIZABLE it is BEGIN that waits,
  * since the snapshot is taken by the first statement after it.
  *
+ * A table that is copied beside the stream is older than the others: until it is in line
+ * again (table_current.c) such a statement must not read it, however fresh the stream is.
+ *
  * How fresh: as new as the leader was max_staleness before the statement began
  * (in REPEATABLE READ with 0: before the transaction began).  That is decided
  * by the proofs in the stream's record (positions.c), with regard to the
@@ -75,15 +78,22 @@ static ExecutorEnd_hook_type prev_executor_end = NULL;
 static ProcessUtility_hook_type prev_process_utility = NULL;
 
 static inline bool
-token_wanted(void)
+token_given(void)
 {
-	return read_after != NULL && read_after[0] != '\0' && !read_after_seen;
+	return read_after != NULL && read_after[0] != '\0';
 }
 
 static inline bool
+token_wanted(void)
+{
+	return token_given() && !read_after_seen;
+}
+
+/* A token that was seen may not be seen in a table that is copied again. */
+static inline bool
 bounded(void)
 {
-	return (max_staleness >= 0 || token_wanted()) && follows_anything();
+	return (max_staleness >= 0 || token_given()) && follows_anything();
 }
 
 static TimestampTz
@@ -124,38 +134,42 @@ token_not_applied(void)
 			 errhint("In REPEATABLE READ and SERIALIZABLE the token must be set before BEGIN.") : 0));
 }
 
-/* ---------- which streams a statement reads ---------- */
-
-/* Its stream has no record: no worker was started since the server was. */
 static void
-nothing_known(Oid relid)
+table_behind(Oid relid)
 {
 	ereport(ERROR,
 			(errcode(FANOUT_ERRCODE_STALE_READ),
-			 errmsg("the follower is too stale for this statement"),
-			 errdetail("Nothing is known about the stream of table \"%s\".", get_rel_name(relid)),
-			 RecoveryInProgress() ?
-			 errhint("This server is a standby of the follower: read there, or reset \"fanout.max_staleness\" and \"fanout.read_after\".") : 0));
+			 errmsg("table \"%s\" is being copied from the leader", get_rel_name(relid)),
+			 errdetail("How stale it is, is unknown until then.")));
 }
 
+/* ---------- which tables of which streams a statement reads ---------- */
+
+typedef struct ReadTable
+{
+	Oid			relid;
+	FollowedStream *stream;
+} ReadTable;
+
 static List *
-add_stream_of(List *streams, Oid relid)
+add_table(List *tables, Oid relid)
 {
 	int32		id = guard_followed_id(relid);
-	FollowedStream *stream;
+	FollowedStream *stream = id == 0 ? NULL : followed_stream_find(MyDatabaseId, id);
+	ReadTable  *table;
 
-	if (id == 0)
-		return streams;
-	stream = followed_stream_find(MyDatabaseId, id);
 	if (stream == NULL)
-		nothing_known(relid);
-	return list_append_unique_ptr(streams, stream);
+		return tables;
+	table = palloc(sizeof(ReadTable));
+	table->relid = relid;
+	table->stream = stream;
+	return lappend(tables, table);
 }
 
 static List *
-streams_read(PlannedStmt *stmt)
+tables_read(PlannedStmt *stmt)
 {
-	List	   *streams = NIL;
+	List	   *tables = NIL;
 	ListCell   *lc;
 
 	foreach(lc, stmt->rtable)
@@ -163,8 +177,19 @@ streams_read(PlannedStmt *stmt)
 		RangeTblEntry *rte = lfirst_node(RangeTblEntry, lc);
 
 		if (rte->rtekind == RTE_RELATION)
-			streams = add_stream_of(streams, rte->relid);
+			tables = add_table(tables, rte->relid);
 	}
+	return tables;
+}
+
+static List *
+streams_of(List *tables)
+{
+	List	   *streams = NIL;
+	ListCell   *lc;
+
+	foreach(lc, tables)
+		streams = list_append_unique_ptr(streams, ((ReadTable *) lfirst(lc))->stream);
 	return streams;
 }
 
@@ -238,9 +263,28 @@ first_stale(List *streams, Snapshot snapshot, int64 boot_us)
 	return NULL;
 }
 
-/* Wait until snapshots taken from now on are fresh enough, or the time is over. */
+/* The first of the tables that the snapshot does not show in line with its stream; InvalidOid: none. */
+static Oid
+first_behind(List *tables, Snapshot snapshot)
+{
+	ListCell   *lc;
+
+	foreach(lc, tables)
+	{
+		ReadTable  *table = lfirst(lc);
+
+		if (!table_is_current(table->stream, table->relid, snapshot))
+			return table->relid;
+	}
+	return InvalidOid;
+}
+
+/*
+ * Wait until snapshots taken from now on are fresh enough, or the time is over.  behind: some
+ * table is not in line with its stream.
+ */
 static void
-wait_for_bounds(List *streams, int64 boot_us)
+wait_for_bounds(List *streams, int64 boot_us, bool behind)
 {
 	TimestampTz deadline = read_deadline();
 	ListCell   *lc;
@@ -251,10 +295,13 @@ wait_for_bounds(List *streams, int64 boot_us)
 
 		read_after_seen = wait_applied(token_streams(&token, NULL), token.lsn, deadline);
 	}
-	if (max_staleness < 0)
-		return;
 	foreach(lc, streams)
-		(void) wait_fresh(lfirst(lc), boot_us, deadline);
+	{
+		if (behind)
+			(void) wait_settled(lfirst(lc), deadline);
+		if (max_staleness >= 0)
+			(void) wait_fresh(lfirst(lc), boot_us, deadline);
+	}
 }
 
 /* Is this the only use of the statement's snapshot, so that it may be replaced? */
@@ -278,32 +325,47 @@ replace_snapshot(QueryDesc *query)
 	query->snapshot = RegisterSnapshot(GetActiveSnapshot());
 }
 
+/* The statement reads with this snapshot: is that good enough? */
+static void
+check_snapshot(List *tables, Snapshot snapshot, int64 boot_us, bool inherits)
+{
+	FollowedStream *stale = first_stale(streams_of(tables), snapshot, boot_us);
+	Oid			behind;
+
+	if (stale != NULL)
+		stale_read(stale, snapshot, inherits);
+	behind = first_behind(tables, snapshot);
+	if (OidIsValid(behind))
+		table_behind(behind);
+}
+
 static void
 bound_query(QueryDesc *query)
 {
-	List	   *streams = streams_read(query->plannedstmt);
+	List	   *tables = tables_read(query->plannedstmt);
+	List	   *streams = streams_of(tables);
 	bool		check_token = token_wanted();
 	bool		inherits = !may_replace(query);
+	bool		behind;
 	int64		began_boot;
 	int64		boot_us;
-	FollowedStream *stale;
 
-	if (streams == NIL)
+	if (tables == NIL)
 		return;
 	began_boot = inherits ? snapshot_began(query->snapshot) : fanout_boottime_us();
 	boot_us = required_boot(began_boot);
+	behind = OidIsValid(first_behind(tables, query->snapshot));
 
-	if (!inherits && (check_token || first_stale(streams, query->snapshot, boot_us) != NULL))
+	if (!inherits &&
+		(check_token || behind || first_stale(streams, query->snapshot, boot_us) != NULL))
 	{
-		wait_for_bounds(streams, boot_us);
+		wait_for_bounds(streams, boot_us, behind);
 		replace_snapshot(query);
 		check_token = token_wanted();
 	}
 	if (check_token)
 		token_not_applied();
-	stale = first_stale(streams, query->snapshot, boot_us);
-	if (stale != NULL)
-		stale_read(stale, query->snapshot, inherits);
+	check_snapshot(tables, query->snapshot, boot_us, inherits);
 	remember_query(query, began_boot);
 }
 
@@ -356,23 +418,21 @@ static void
 bound_copy(CopyStmt *stmt)
 {
 	Oid			relid = RangeVarGetRelid(stmt->relation, NoLock, true);
-	List	   *streams = OidIsValid(relid) ? add_stream_of(NIL, relid) : NIL;
+	List	   *tables = OidIsValid(relid) ? add_table(NIL, relid) : NIL;
 	int64		boot_us;
-	FollowedStream *stale;
 
-	if (streams == NIL || !ActiveSnapshotSet())
+	if (tables == NIL || !ActiveSnapshotSet())
 		return;
 	boot_us = required_boot(fanout_boottime_us());
 	if (!IsolationUsesXactSnapshot())
 	{
-		wait_for_bounds(streams, boot_us);
+		wait_for_bounds(streams_of(tables), boot_us,
+						OidIsValid(first_behind(tables, GetActiveSnapshot())));
 		replace_utility_snapshot();
 	}
 	if (token_wanted())
 		token_not_applied();
-	stale = first_stale(streams, GetActiveSnapshot(), boot_us);
-	if (stale != NULL)
-		stale_read(stale, GetActiveSnapshot(), false);
+	check_snapshot(tables, GetActiveSnapshot(), boot_us, false);
 }
 
 /* BEGIN, or SET TRANSACTION before the first statement: wait while it helps. */
@@ -384,7 +444,7 @@ bound_begin(void)
 	xact_begin_boot = fanout_boottime_us();
 	if (bounded())
 		wait_for_bounds(followed_streams_here(NULL),
-						xact_begin_boot - (int64) Max(max_staleness, 0) * 1000);
+						xact_begin_boot - (int64) Max(max_staleness, 0) * 1000, false);
 }
 
 static bool

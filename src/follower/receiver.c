@@ -108,7 +108,7 @@ start_stream(Receiver *receiver, const FollowedRow *row)
 
 	res = leader_query(conn,
 					   psprintf("CALL fanout.send_changes(%s, %s, '%s', '%X/%X', '%s', '%X/%X', %d)",
-								stream, follower, instance, LSN_FORMAT_ARGS(apply_last_lsn()),
+								stream, follower, instance, LSN_FORMAT_ARGS(apply_start_lsn()),
 								row->era, LSN_FORMAT_ARGS(row->copied_until),
 								FANOUT_WIRE_VERSION),
 					   0, NULL);
@@ -209,6 +209,7 @@ note_applied(Receiver *receiver)
 
 	uint64		seq = Max(receiver->progress.seq, apply_last_seq());
 
+	apply_received(receiver->progress.decoded_lsn);
 	positions_read(receiver->stream, &positions);
 	if (applied > positions.applied_lsn || seq > positions.applied_seq)
 		positions_applied(receiver->stream, applied, seq, 0);
@@ -219,7 +220,8 @@ note_applied(Receiver *receiver)
 		applied >= receiver->catch_up_lsn)
 	{
 		receiver->caught_up = true;
-		finish_schema(receiver->row);
+		if (pg_atomic_read_u64(&receiver->stream->settled_xid) != 0)
+			finish_schema(receiver->row);
 		if (pg_atomic_read_u32(&receiver->stream->reread) == 0)
 			positions_state(receiver->stream, FOLLOW_STREAMING);
 	}
@@ -420,7 +422,7 @@ sleep_for_input(Receiver *receiver)
 static void
 receive_loop(Receiver *receiver)
 {
-	while (pg_atomic_read_u32(&receiver->stream->reread) == 0 || apply_in_transaction())
+	while (pg_atomic_read_u32(&receiver->stream->reread) == 0 || apply_must_go_on())
 	{
 		CHECK_FOR_INTERRUPTS();
 		if (ConfigReloadPending)

@@ -312,15 +312,13 @@ find_relation(ApplyRelation *relation)
 
 	relation->relid = find_local(relation->desc);
 	relation->found = true;
+	relation->state = '\0';
 	if (!OidIsValid(relation->relid))
-	{
-		relation->pending = true;
 		return;
-	}
 	if (relation_map_table(relation->relid) == NULL)
 		add_table(relation);
 	table = relation_map_table(relation->relid);
-	relation->pending = table->state == TABLE_PENDING;
+	relation->state = table->state;
 	relation->filter_snapshot = table->filter_snapshot;
 	relation->filter_until = table->filter_until;
 }
@@ -386,11 +384,14 @@ snapshot_sees(const char *snapshot, uint64 xid)
 	return true;
 }
 
-/* Did the copy of the table bring the transaction already, or will it? */
+/*
+ * Did the copy of the table bring the transaction already, or will it?  Or does it come once more,
+ * for tables that were copied beside the stream, and this is another one?
+ */
 static bool
 comes_with_copy(ApplyRelation *relation, const LogTxn *txn)
 {
-	if (relation->pending)
+	if (relation->state != (apply_is_replaying() ? TABLE_BEHIND : TABLE_COPIED))
 		return true;
 	if (relation->filter_snapshot == NULL)
 		return false;
@@ -420,17 +421,23 @@ relation_wants(ApplyRelation *relation, const LogTxn *txn)
 }
 
 List *
-relation_map_pending(void)
+relation_map_in_state(char state)
 {
 	List	   *relids = NIL;
 	ListCell   *lc;
 
 	foreach(lc, tables)
 	{
-		if (((FollowedTable *) lfirst(lc))->state == TABLE_PENDING)
+		if (((FollowedTable *) lfirst(lc))->state == state)
 			relids = lappend_oid(relids, ((FollowedTable *) lfirst(lc))->relid);
 	}
 	return relids;
+}
+
+bool
+relation_map_all_current(void)
+{
+	return relation_map_in_state(TABLE_PENDING) == NIL && relation_map_in_state(TABLE_BEHIND) == NIL;
 }
 
 bool

@@ -313,7 +313,7 @@ compare_tables(Verification *verification, ReturnSetInfo *rsinfo)
 							   quote_qualified_identifier(table->leader->nspname,
 														  table->leader->relname),
 							   foreach_current_index(lc) + 1, list_length(verification->tables)));
-		if (table->state == TABLE_PENDING)
+		if (table->state != TABLE_COPIED)
 		{
 			put_result(rsinfo, table, NULL);
 			continue;

@@ -123,6 +123,12 @@ proof_reached(FollowedStream *stream, uint64 target)
 	return newest >= (int64) target;
 }
 
+static bool
+is_settled(FollowedStream *stream, uint64 target)
+{
+	return pg_atomic_read_u64(&stream->settled_xid) != 0;
+}
+
 static void
 check_still_followed(FollowedStream *stream)
 {
@@ -180,6 +186,12 @@ wait_fresh(FollowedStream *stream, int64 boot_us, TimestampTz deadline)
 	fanout_wake(procno);
 
 	return wait_until(stream, proof_reached, boot_us, deadline);
+}
+
+bool
+wait_settled(FollowedStream *stream, TimestampTz deadline)
+{
+	return wait_until(stream, is_settled, 0, deadline);
 }
 
 /*

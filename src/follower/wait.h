@@ -35,4 +35,7 @@ extern bool wait_applied(List *streams, XLogRecPtr lsn, TimestampTz deadline);
  */
 extern bool wait_fresh(FollowedStream *stream, int64 boot_us, TimestampTz deadline);
 
+/* Wait until all its tables are in line with the stream, or the deadline. */
+extern bool wait_settled(FollowedStream *stream, TimestampTz deadline);
+
 #endif							/* FANOUT_WAIT_H */

@@ -45,6 +45,7 @@ worker_gone(int code, Datum arg)
 {
 	if (my_stream == NULL)
 		return;
+	copier_signal(my_stream);
 	SpinLockAcquire(&my_stream->mutex);
 	if (my_stream->state != FOLLOW_FAILED && my_stream->state != FOLLOW_LOST)
 		my_stream->state = FOLLOW_STARTING;
@@ -116,6 +117,7 @@ forget_stream(const Hint *hint)
 	FollowedStream *stream = my_stream;
 	char		origin[NAMEDATALEN];
 
+	copier_end(stream);
 	followed_origin_name(origin, hint->dboid, hint->id);
 	StartTransactionCommand();
 	replorigin_drop_by_name(origin, true, false);
@@ -207,8 +209,10 @@ stream(FollowedRow *row)
 
 	pgstat_report_activity(STATE_RUNNING, activity);
 	setup_origin(row);
-	apply_start(my_stream, row);
 	positions_state(my_stream, FOLLOW_CATCHING_UP);
+	if (!copy_beside(my_stream, row))
+		return;
+	apply_start(my_stream, row);
 	note_start(my_stream, apply_last_lsn());
 	receive_and_apply(my_stream, row);
 }
@@ -231,9 +235,24 @@ work(FollowedRow *row)
 
 /* ---------- errors ---------- */
 
+/* Change how the next worker begins, after an error. */
+static void
+after_error(int32 id, bool lost)
+{
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	if (lost)
+		schedule_copy(id, InvalidOid);
+	else
+		copy_before_streaming(id);
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+}
+
 /*
  * Keep the error for the views.  The leader's word that our position is gone has the
- * tables copied again by the next worker.
+ * tables copied again by the next worker.  An error of a change may come from a table
+ * that is not in line with the stream: the next worker copies such tables first.
  */
 static void
 keep_error(int32 id)
@@ -253,16 +272,13 @@ keep_error(int32 id)
 	positions_state(my_stream, error->sqlerrcode == FANOUT_ERRCODE_LOST ? FOLLOW_LOST
 					: FOLLOW_FAILED);
 
-	if (error->sqlerrcode == FANOUT_ERRCODE_LOST)
+	if (error->sqlerrcode == FANOUT_ERRCODE_LOST ||
+		(pg_atomic_read_u64(&my_stream->settled_xid) == 0 && apply_in_change()))
 	{
 		EmitErrorReport();
 		FlushErrorState();
 		AbortOutOfAnyTransaction();
-		StartTransactionCommand();
-		PushActiveSnapshot(GetTransactionSnapshot());
-		schedule_copy(id, InvalidOid);
-		PopActiveSnapshot();
-		CommitTransactionCommand();
+		after_error(id, error->sqlerrcode == FANOUT_ERRCODE_LOST);
 		proc_exit(1);
 	}
 }

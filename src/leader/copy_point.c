@@ -87,7 +87,7 @@ committed_but_running(int *count)
 }
 
 /* Step 2 above. */
-static void
+void
 wait_for_commits_to_show(void)
 {
 	int			count;

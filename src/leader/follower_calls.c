@@ -187,7 +187,7 @@ fanout_stream_tables(PG_FUNCTION_ARGS)
  * A transaction that wrote to a table before that joined a publication has its rows not in
  * the stream, wherever it commits.  A copy has them if its snapshot is taken after this
  * returns: it waits until all have ended that hold a writer's lock on the tables now.
- * Nobody waits for it.
+ * Nobody waits for it.  Such a snapshot sees also all that has committed before the call.
  */
 Datum
 fanout_wait_for_writers(PG_FUNCTION_ARGS)
@@ -212,6 +212,8 @@ fanout_wait_for_writers(PG_FUNCTION_ARGS)
 			tags = lappend(tags, tag);
 		}
 	}
+	wait_for_critical_sections();
+	wait_for_commits_to_show();
 	WaitForLockersMultiple(tags, ShareLock, false);
 	PG_RETURN_VOID();
 }

@@ -134,6 +134,9 @@ extern XLogRecPtr copy_point_register(LeaderStream *stream, const char *follower
  * now; and the pause of such waits.
  */
 extern void wait_for_critical_sections(void);
+
+/* After that: until snapshots see all these commits. */
+extern void wait_for_commits_to_show(void);
 extern void pause_cancellably(void);
 
 /* ---------- follower_calls.c ---------- */

@@ -47,6 +47,7 @@ CREATE TABLE fanout.followed_stream (
     start_lsn pg_lsn,
     all_tables boolean NOT NULL DEFAULT true,
     joining oid[] NOT NULL DEFAULT '{}',
+    copy_lsn pg_lsn,
     schema_done boolean NOT NULL DEFAULT false,
     copy_started_at timestamptz,
     schema_snapshot text,
@@ -66,6 +67,7 @@ CREATE TABLE fanout.followed_table (
     relname name NOT NULL,
     leader_relid oid,
     state "char" NOT NULL,
+    copy_number integer NOT NULL DEFAULT 0,
     filter_snapshot text,
     filter_until pg_lsn,
     schema_snapshot text,
@@ -181,7 +183,7 @@ COMMENT ON FUNCTION fanout.stream_sequences(name) IS
 CREATE FUNCTION fanout.wait_for_writers(stream name, relations oid[])
 RETURNS void AS 'MODULE_PATHNAME', 'fanout_wait_for_writers' LANGUAGE C VOLATILE STRICT;
 COMMENT ON FUNCTION fanout.wait_for_writers(name, oid[]) IS
-    'for followers: wait for the transactions that are writing to these tables now';
+    'for followers: wait until new snapshots see all that has committed, and for the transactions that are writing to these tables now';
 
 CREATE FUNCTION fanout.register_follower(stream name, follower name, instance uuid, era uuid,
     reached pg_lsn)
@@ -241,7 +243,7 @@ COMMENT ON FUNCTION fanout.resume(name) IS 'go on applying changes after fanout.
 CREATE FUNCTION fanout.resync(stream name, relation regclass DEFAULT NULL)
 RETURNS void AS 'MODULE_PATHNAME', 'fanout_resync' LANGUAGE C VOLATILE;
 COMMENT ON FUNCTION fanout.resync(name, regclass) IS
-    'copy one table, or all tables of a stream, from the leader again';
+    'copy one table from the leader again while the others stream on, or all tables of a stream';
 
 CREATE FUNCTION fanout.verify(stream name, INOUT relation regclass DEFAULT NULL,
     OUT rows_on_leader bigint, OUT rows_here bigint, OUT equal boolean,
@@ -253,7 +255,7 @@ COMMENT ON FUNCTION fanout.verify(name, regclass) IS
 CREATE FUNCTION fanout.wait_for_copy(stream name, timeout interval DEFAULT '1h')
 RETURNS boolean AS 'MODULE_PATHNAME', 'fanout_wait_for_copy' LANGUAGE C VOLATILE STRICT;
 COMMENT ON FUNCTION fanout.wait_for_copy(name, interval) IS
-    'wait until the initial copy is complete and the follower is streaming; false: timed out';
+    'wait until the initial copy, and that of single tables, is complete and the follower is streaming; false: timed out';
 
 CREATE FUNCTION fanout.staleness_state(
     OUT stream name, OUT leader text, OUT follower name, OUT state text, OUT staleness interval,
@@ -296,6 +298,7 @@ CREATE VIEW fanout.table_staleness AS
 SELECT f.stream, t.relid::regclass AS relation,
     CASE WHEN t.state = 'p' AND c.relid IS NULL THEN 'pending'
          WHEN t.state = 'p' THEN 'copying'
+         WHEN t.state = 'b' THEN 'catching up'
          WHEN f.copy_state <> 'done' THEN 'copied'
          ELSE s.state END AS state,
     coalesce(c.copied_rows, t.copied_rows) AS copied_rows,
@@ -303,7 +306,7 @@ SELECT f.stream, t.relid::regclass AS relation,
     t.total_bytes,
     coalesce(a.changes_applied, 0) AS changes_applied,
     a.last_changed_at,
-    CASE WHEN t.state <> 'p' AND f.copy_state = 'done' THEN s.staleness END AS staleness
+    CASE WHEN t.state = 'c' AND f.copy_state = 'done' THEN s.staleness END AS staleness
 FROM fanout.followed_stream f
 JOIN fanout.followed_table t ON t.followed_id = f.id
 JOIN fanout.staleness_state() s ON s.stream = f.stream

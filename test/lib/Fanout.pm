@@ -114,7 +114,8 @@ sub wait_for_copy
 	wait_until($follower->name . ' to be copied',
 		sub {
 			(try_value($follower,
-					"SELECT state = 'streaming' FROM fanout.staleness WHERE stream = 'app'") // '') eq 't';
+					"SELECT state = 'streaming' AND NOT EXISTS (SELECT FROM fanout.table_staleness WHERE state <> 'streaming')
+					 FROM fanout.staleness WHERE stream = 'app'") // '') eq 't';
 		}, $timeout);
 	return;
 }

@@ -1,0 +1,468 @@
+/*
+ * copy_beside.c
+ *		Copying tables beside the running stream.
+ *
+ * For a table that has to be copied again, or has joined the stream, the others need not
+ * wait.  Its changes are ignored while a process of its own, the copier, brings the rows,
+ * and are applied afterwards:
+ *
+ *	1. Before the worker streams, it writes where the stream stands to
+ *	   followed_stream.copy_lsn, unless one is there, and starts the copier.  From then on
+ *	   it reports nothing after copy_lsn as durable, so the leader keeps the log from there.
+ *	2. The copier takes a snapshot of the leader that sees all that committed before, so
+ *	   all up to copy_lsn.  For each pending table it deletes the rows, copies, and notes the
+ *	   snapshot, in one transaction; the table is then behind.  Readers see the old rows
+ *	   until that commits.
+ *	3. The worker has the leader send the stream from copy_lsn again.  Of the transactions
+ *	   that it has applied already it applies what changes tables that are behind, and what
+ *	   their snapshots don't see (apply.c): all in one local transaction, which also puts
+ *	   these tables in line with the stream.  Then it goes on as always.
+ *
+ * Whatever is interrupted leaves a table pending or behind as it was, and is done again.
+ * Step 3 begins only when nothing is being copied by a worker that waits for it.
+ *
+ * The copier ends with its worker, when that does not stream any more, and when the
+ * worker waits for a lock that it has: for a schema change.  A schema change of a table that is pending or behind has it copied again (apply_ddl.c).  An
+ * error of the copier's has it started again after a pause.
+ *
+ * copier_pid and copier_owner in the stream's record say who copies for which worker: there is
+ * never more than one, and none beside a copy by the worker itself.
+ */
+#include "postgres.h"
+
+#include <signal.h>
+
+#include "access/xact.h"
+#include "libpq/pqsignal.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "replication/origin.h"
+#include "storage/ipc.h"
+#include "storage/proc.h"
+#include "tcop/tcopprot.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+
+#include "follower/copy.h"
+#include "follower/local_table.h"
+#include "launcher.h"
+
+extern PGDLLEXPORT void fanout_copier_main(Datum arg);
+
+#define POLL_MS		20
+#define MAX_TRIES	10
+
+/* What a copier is started with, in bgw_extra. */
+typedef struct CopierStart
+{
+	Oid			dboid;
+	int32		followed_id;
+	pid_t		owner;			/* the worker */
+} CopierStart;
+
+/* ---------- the worker's side ---------- */
+
+static pid_t
+read_copier(FollowedStream *stream, pid_t *owner)
+{
+	pid_t		pid;
+
+	SpinLockAcquire(&stream->mutex);
+	pid = stream->copier_pid;
+	*owner = stream->copier_owner;
+	SpinLockRelease(&stream->mutex);
+	return pid;
+}
+
+void
+copier_signal(FollowedStream *stream)
+{
+	pid_t		owner;
+	pid_t		pid = read_copier(stream, &owner);
+
+	if (pid != 0)
+		(void) kill(pid, SIGTERM);
+}
+
+void
+copier_end(FollowedStream *stream)
+{
+	pid_t		owner;
+
+	while (read_copier(stream, &owner) != 0)
+	{
+		copier_signal(stream);
+		CHECK_FOR_INTERRUPTS();
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 POLL_MS, PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+	}
+}
+
+static bool
+start_copier(const FollowedRow *row)
+{
+	BackgroundWorker worker = {0};
+	CopierStart start = {.dboid = MyDatabaseId,.followed_id = row->id,.owner = MyProcPid};
+
+	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+	worker.bgw_restart_time = Max(fanout_retry_interval / 1000, 1);
+	strlcpy(worker.bgw_library_name, FANOUT_LIBRARY, BGW_MAXLEN);
+	strlcpy(worker.bgw_function_name, "fanout_copier_main", BGW_MAXLEN);
+	strlcpy(worker.bgw_type, "pg_fanout copy", BGW_MAXLEN);
+	snprintf(worker.bgw_name, BGW_MAXLEN, "pg_fanout copy beside stream \"%s\"", NameStr(row->stream));
+	memcpy(worker.bgw_extra, &start, sizeof(start));
+	if (RegisterDynamicBackgroundWorker(&worker, NULL))
+		return true;
+	ereport(LOG,
+			(errmsg("no background worker slot is free to copy tables beside stream \"%s\"",
+					NameStr(row->stream)),
+			 errhint("Raise \"max_worker_processes\" to have the stream go on meanwhile.")));
+	return false;
+}
+
+/* Is any table in that state? */
+static bool
+any_in_state(int32 followed_id, char state)
+{
+	return copy_change_rows(psprintf("SELECT 1 FROM fanout.followed_table"
+									 " WHERE followed_id = $1 AND state = '%c' LIMIT 1", state),
+							followed_id) > 0;
+}
+
+static void
+note_copy_lsn(FollowedRow *row, XLogRecPtr lsn)
+{
+	copy_change_rows(psprintf("UPDATE fanout.followed_stream SET copy_lsn = nullif('%X/%X', '0/0')::pg_lsn"
+							  " WHERE id = $1", LSN_FORMAT_ARGS(lsn)), row->id);
+	row->copy_lsn = lsn;
+}
+
+void
+copy_before_streaming(int32 followed_id)
+{
+	copy_change_rows("UPDATE fanout.followed_stream s SET copy_state = 'data'"
+					 " WHERE id = $1 AND copy_state = 'done' AND EXISTS (SELECT"
+					 " FROM fanout.followed_table t WHERE t.followed_id = s.id AND t.state = 'p')",
+					 followed_id);
+}
+
+/* Where the stream stands must not be lost by a crash: the copy needs it from there. */
+bool
+copy_beside(FollowedStream *stream, FollowedRow *row)
+{
+	MemoryContext oldcontext = CurrentMemoryContext;
+	XLogRecPtr	standing = replorigin_session_get_progress(true);
+	bool		pending;
+	bool		started = true;
+	pid_t		owner;
+
+	if (read_copier(stream, &owner) != 0 && owner != MyProcPid)
+		copier_end(stream);
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	MemoryContextSwitchTo(oldcontext);
+	pending = any_in_state(row->id, TABLE_PENDING);
+	if (pending && XLogRecPtrIsInvalid(row->copy_lsn))
+		note_copy_lsn(row, standing);
+	else if (!pending && !XLogRecPtrIsInvalid(row->copy_lsn) && !any_in_state(row->id, TABLE_BEHIND))
+		note_copy_lsn(row, InvalidXLogRecPtr);
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(oldcontext);
+
+	if (pending && read_copier(stream, &owner) == 0)
+		started = start_copier(row);
+	if (!started)
+	{
+		StartTransactionCommand();
+		PushActiveSnapshot(GetTransactionSnapshot());
+		copy_before_streaming(row->id);
+		PopActiveSnapshot();
+		CommitTransactionCommand();
+		MemoryContextSwitchTo(oldcontext);
+	}
+	return started;
+}
+
+/* ---------- the copier ---------- */
+
+static FollowedStream *my_stream;
+static pid_t my_owner;
+
+/* Is the worker that started this still there, and streaming? */
+static bool
+is_wanted(void)
+{
+	bool		wanted;
+
+	SpinLockAcquire(&my_stream->mutex);
+	wanted = my_stream->worker.pid == my_owner &&
+		(my_stream->state == FOLLOW_STREAMING || my_stream->state == FOLLOW_CATCHING_UP);
+	SpinLockRelease(&my_stream->mutex);
+	return wanted;
+}
+
+static bool
+claim(void)
+{
+	bool		claimed;
+
+	SpinLockAcquire(&my_stream->mutex);
+	claimed = my_stream->worker.pid == my_owner && my_stream->copier_pid == 0;
+	if (claimed)
+	{
+		my_stream->copier_pid = MyProcPid;
+		my_stream->copier_owner = my_owner;
+	}
+	SpinLockRelease(&my_stream->mutex);
+	return claimed;
+}
+
+/* Called after the transaction has ended, see fanout_copier_main(). */
+static void
+copier_gone(int code, Datum arg)
+{
+	SpinLockAcquire(&my_stream->mutex);
+	my_stream->copier_pid = 0;
+	SpinLockRelease(&my_stream->mutex);
+}
+
+static void
+wake_owner(void)
+{
+	int			procno;
+
+	pg_atomic_write_u32(&my_stream->reread, 1);
+	SpinLockAcquire(&my_stream->mutex);
+	procno = my_stream->worker.procno;
+	SpinLockRelease(&my_stream->mutex);
+	fanout_wake(procno);
+}
+
+/* Does the worker wait for a lock that this process has?  The first look is without a lock. */
+static bool
+worker_waits_for_us(void)
+{
+	int			procno;
+	ArrayType  *blockers;
+
+	SpinLockAcquire(&my_stream->mutex);
+	procno = my_stream->worker.procno;
+	SpinLockRelease(&my_stream->mutex);
+	if (procno < 0 || ProcGlobal->allProcs[procno].waitLock == NULL)
+		return false;
+	blockers = DatumGetArrayTypeP(DirectFunctionCall1(pg_blocking_pids, Int32GetDatum(my_owner)));
+	for (int i = 0; i < ArrayGetNItems(ARR_NDIM(blockers), ARR_DIMS(blockers)); i++)
+	{
+		if (((int32 *) ARR_DATA_PTR(blockers))[i] == MyProcPid)
+			return true;
+	}
+	return false;
+}
+
+/* The copy_table() callback. */
+static void
+end_if_in_the_way(void)
+{
+	if (!is_wanted())
+		proc_exit(0);
+	if (!worker_waits_for_us())
+		return;
+	ereport(LOG,
+			(errmsg("the copy of a table is given up, since a schema change of the stream needs the table"),
+			 errdetail("It begins anew after that.")));
+	proc_exit(1);
+}
+
+/* A pending table of the stream. */
+typedef struct CopierTable
+{
+	CopyTable  *leader;
+	Oid			relid;			/* here */
+	bool		joined;			/* never copied before */
+} CopierTable;
+
+static CopyTable *
+find_on_leader(List *leader_list, const FollowedTable *table)
+{
+	ListCell   *lc;
+
+	foreach(lc, leader_list)
+	{
+		CopyTable  *leader = lfirst(lc);
+
+		if (OidIsValid(table->leader_relid) ? leader->relid == table->leader_relid :
+			strcmp(leader->nspname, table->nspname) == 0 &&
+			strcmp(leader->relname, table->relname) == 0)
+			return leader;
+	}
+	return NULL;
+}
+
+/* List of CopierTable, as the leader lists them now. */
+static List *
+pending_tables(PGconn *conn, const FollowedRow *row)
+{
+	List	   *leader_list = leader_tables(conn, NameStr(row->stream));
+	List	   *pending = NIL;
+	ListCell   *lc;
+
+	foreach(lc, followed_tables(row->id))
+	{
+		FollowedTable *followed = lfirst(lc);
+		CopierTable *table;
+		CopyTable  *leader;
+
+		if (followed->state != TABLE_PENDING ||
+			(leader = find_on_leader(leader_list, followed)) == NULL)
+			continue;
+		table = palloc(sizeof(CopierTable));
+		table->leader = leader;
+		table->relid = followed->relid;
+		table->joined = followed->filter_snapshot == NULL;
+		pending = lappend(pending, table);
+	}
+	return pending;
+}
+
+/* As CopyTable; only those that joined: as oids on the leader. */
+static List *
+leader_side(List *tables)
+{
+	List	   *list = NIL;
+	ListCell   *lc;
+
+	foreach(lc, tables)
+		list = lappend(list, ((CopierTable *) lfirst(lc))->leader);
+	return list;
+}
+
+static void
+wait_before_snapshot(PGconn *conn, const FollowedRow *row, List *tables)
+{
+	List	   *joined = NIL;
+	ListCell   *lc;
+
+	foreach(lc, tables)
+	{
+		CopierTable *table = lfirst(lc);
+
+		if (table->joined && !row->all_tables)
+			joined = lappend_oid(joined, table->leader->relid);
+	}
+	wait_for_writers(conn, row, joined);
+}
+
+/*
+ * The leader's transaction that sees the tables locked and unchanged; returns the
+ * pending tables, *snapshot is what it sees.
+ */
+static List *
+take_snapshot(PGconn *conn, const FollowedRow *row, char **snapshot)
+{
+	for (int i = 0; i < MAX_TRIES; i++)
+	{
+		List	   *tables = pending_tables(conn, row);
+
+		CHECK_FOR_INTERRUPTS();
+		wait_before_snapshot(conn, row, tables);
+		PQclear(leader_query(conn, "BEGIN ISOLATION LEVEL REPEATABLE READ", 0, NULL));
+		lock_leader_tables(conn, leader_side(tables));
+		*snapshot = leader_query_value(conn, "SELECT pg_catalog.pg_current_snapshot()", 0, NULL);
+		if (same_tables(leader_side(tables), leader_side(pending_tables(conn, row))))
+			return tables;
+		PQclear(leader_query(conn, "ROLLBACK", 0, NULL));
+	}
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("the tables of stream \"%s\" change too often to be copied",
+					NameStr(row->stream))));
+}
+
+/* Lives in its own context, in which the copies' transactions come and go. */
+static void
+copy_pending(int32 followed_id)
+{
+	MemoryContext context = CurrentMemoryContext;
+	FollowedRow *row;
+	PGconn	   *conn;
+	List	   *tables = NIL;
+	char	   *snapshot;
+	ListCell   *lc;
+
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	MemoryContextSwitchTo(context);
+	row = followed_row_by_id(followed_id);
+	if (row != NULL)
+	{
+		conn = leader_connect(row->conninfo, NameStr(row->follower));
+		tables = take_snapshot(conn, row, &snapshot);
+		copy_note_totals(row, leader_side(tables));
+	}
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(context);
+
+	foreach(lc, tables)
+	{
+		CopierTable *table = lfirst(lc);
+
+		copy_table(row, conn, table->leader, table->relid, snapshot, end_if_in_the_way);
+	}
+	if (row != NULL)
+		leader_disconnect(conn);
+	if (tables != NIL)
+		wake_owner();
+}
+
+static void
+keep_error(void)
+{
+	ErrorData  *error;
+
+	MemoryContextSwitchTo(TopMemoryContext);
+	error = CopyErrorData();
+	worker_info_error(&my_stream->mutex, &my_stream->worker,
+					  psprintf("copying tables beside the stream: %s",
+							   error->message ? error->message : "unknown error"));
+}
+
+/* The record is left last of all: before_shmem_exit() calls go from the last to the first. */
+void
+fanout_copier_main(Datum arg)
+{
+	CopierStart start;
+
+	memcpy(&start, MyBgworkerEntry->bgw_extra, sizeof(start));
+	my_owner = start.owner;
+	my_stream = followed_stream_find(start.dboid, start.followed_id);
+	if (my_stream == NULL || !claim())
+		proc_exit(0);
+	before_shmem_exit(copier_gone, (Datum) 0);
+	pqsignal(SIGTERM, die);
+	BackgroundWorkerUnblockSignals();
+	BackgroundWorkerInitializeConnectionByOid(start.dboid, InvalidOid, 0);
+	pgstat_report_appname(MyBgworkerEntry->bgw_name);
+	follower_session_init();
+	MemoryContextSwitchTo(AllocSetContextCreate(TopMemoryContext, "pg_fanout copier",
+												ALLOCSET_DEFAULT_SIZES));
+	PG_TRY();
+	{
+		copy_pending(start.followed_id);
+	}
+	PG_CATCH();
+	{
+		keep_error();
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	proc_exit(0);
+}

@@ -1,0 +1,89 @@
+/*
+ * table_current.c
+ *		Is a table in line with its stream?
+ *
+ * While a table is copied beside the stream (copy_beside.c) it is older than the stream's
+ * other tables.  Its row in fanout.followed_table says so, to each snapshot what was true
+ * for it: the row changes in the transaction that puts the table in line.
+ *
+ * Looking there takes time, so the stream's record has a short cut: settled_xid, a local
+ * transaction after which all tables were in line, or 0.  The worker sets it to 0 before it
+ * ignores any change.
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/namespace.h"
+#include "catalog/partition.h"
+#include "catalog/pg_inherits.h"
+#include "utils/fmgroids.h"
+#include "utils/lsyscache.h"
+#include "utils/snapmgr.h"
+
+#include "follower/follower.h"
+
+/* Columns of fanout.followed_table, as the extension's script has them. */
+#define Anum_followed_table_followed_id	1
+#define Anum_followed_table_relid		2
+#define Anum_followed_table_state		6
+
+void
+tables_settled(FollowedStream *stream, uint64 xid)
+{
+	pg_atomic_write_u64(&stream->settled_xid, xid);
+	ConditionVariableBroadcast(&stream->changed);
+}
+
+/* The table, what it is a partition of and what are its partitions. */
+static List *
+family_of(Oid relid)
+{
+	List	   *family = find_all_inheritors(relid, NoLock, NULL);
+
+	return get_rel_relispartition(relid) ?
+		list_concat(family, get_partition_ancestors(relid)) : family;
+}
+
+/* Is any of these tables (NIL: any table) pending or behind for the snapshot? */
+static bool
+any_is_behind(int32 followed_id, List *relids, Snapshot snapshot)
+{
+	Relation	rel = table_open(get_relname_relid("followed_table",
+												get_namespace_oid(FANOUT_SCHEMA, false)),
+								 AccessShareLock);
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	bool		behind = false;
+
+	ScanKeyInit(&key, Anum_followed_table_followed_id, BTEqualStrategyNumber, F_INT4EQ,
+				Int32GetDatum(followed_id));
+	scan = systable_beginscan(rel, InvalidOid, false, snapshot, 1, &key);
+	while (!behind && HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		bool		isnull;
+		Datum		relid = heap_getattr(tuple, Anum_followed_table_relid, RelationGetDescr(rel),
+										 &isnull);
+		Datum		state = heap_getattr(tuple, Anum_followed_table_state, RelationGetDescr(rel),
+										 &isnull);
+
+		behind = DatumGetChar(state) != TABLE_COPIED &&
+			(relids == NIL || list_member_oid(relids, DatumGetObjectId(relid)));
+	}
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return behind;
+}
+
+bool
+table_is_current(FollowedStream *stream, Oid relid, Snapshot snapshot)
+{
+	uint64		settled = pg_atomic_read_u64(&stream->settled_xid);
+
+	if (settled != 0 && snapshot_sees_finished(snapshot, settled))
+		return true;
+	return !any_is_behind(stream->id, OidIsValid(relid) ? family_of(relid) : NIL, snapshot);
+}
