@@ -157,14 +157,16 @@ statement_role(const SchemaStatement *statement)
 }
 
 /*
- * A leader captures nothing else.  What a command of the whole server, COPY or DO could do
+ * A leader captures nothing else, and of what is explained only what then makes a table or
+ * a materialized view.  What a command of the whole server, COPY or DO could do
  * here is none of its business; nor is what planning a query could run.
  */
 static void
 check_schema_change(Node *raw)
 {
 	bool		select_into = IsA(raw, SelectStmt) && ((SelectStmt *) raw)->intoClause != NULL;
-	CommandTag	tag = CreateCommandTag(raw);
+	bool		explained = IsA(raw, ExplainStmt) && IsA(((ExplainStmt *) raw)->query, CreateTableAsStmt);
+	CommandTag	tag = CreateCommandTag(explained ? ((ExplainStmt *) raw)->query : raw);
 
 	if (!select_into && !command_tag_event_trigger_ok(tag) &&
 		tag != CMDTAG_CREATE_EVENT_TRIGGER && tag != CMDTAG_ALTER_EVENT_TRIGGER &&
