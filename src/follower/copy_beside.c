@@ -21,9 +21,10 @@
  * Whatever is interrupted leaves a table pending or behind as it was, and is done again.
  * Step 3 begins only when nothing is being copied by a worker that waits for it.
  *
- * The copier ends with its worker, when that does not stream any more, and when the
- * worker waits for a lock that it has: for a schema change.  A schema change of a table that is pending or behind has it copied again (apply_ddl.c).  An
- * error of the copier's has it started again after a pause.
+ * The copier ends with its worker, when that does not stream any more, and when the worker
+ * waits for a lock that it has: for a schema change.  A schema change of a table that is
+ * pending or behind has it copied again (apply_ddl.c).  An error of the copier's has it
+ * started again after a pause.
  *
  * copier_pid and copier_owner in the stream's record say who copies for which worker: there is
  * never more than one, and none beside a copy by the worker itself.
