@@ -91,16 +91,10 @@ look_into(Oid dboid)
 bool
 discover_streams(void)
 {
-	static bool done = false;
 	static List *databases = NIL;
 
-	if (done)
-		return true;
 	if (XLogRecPtrIsInvalid(GetXLogReplayRecPtr(NULL)))
-	{
-		done = true;
 		return true;
-	}
 	if (databases == NIL)
 		databases = connectable_databases(TopMemoryContext);
 	while (databases != NIL)
@@ -110,7 +104,6 @@ discover_streams(void)
 			return false;
 		databases = list_delete_first(databases);
 	}
-	done = true;
 	return true;
 }
 

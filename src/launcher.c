@@ -367,6 +367,7 @@ void
 fanout_launcher_main(Datum arg)
 {
 	MemoryContext scan_context;
+	bool		discovered = false;
 
 	launcher_init();
 	scan_context = AllocSetContextCreate(TopMemoryContext, "pg_fanout hint scan",
@@ -376,7 +377,6 @@ fanout_launcher_main(Datum arg)
 	for (;;)
 	{
 		long		timeout;
-		bool		discovered;
 
 		CHECK_FOR_INTERRUPTS();
 		if (ConfigReloadPending)
@@ -384,11 +384,14 @@ fanout_launcher_main(Datum arg)
 			ConfigReloadPending = false;
 			ProcessConfigFile(PGC_SIGHUP);
 		}
-		discovered = discover_streams();
-		MemoryContextSwitchTo(scan_context);
 		timeout = scan_hints();
+
+		/* The workers that are known to be needed come first. */
 		if (!discovered)
-			timeout = Min(timeout, fanout_retry_interval);
+		{
+			discovered = discover_streams();
+			timeout = discovered ? 0 : Min(timeout, fanout_retry_interval);
+		}
 		/* A transaction of the scan may have left another context behind. */
 		MemoryContextSwitchTo(scan_context);
 		MemoryContextReset(scan_context);
