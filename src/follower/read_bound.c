@@ -143,6 +143,18 @@ table_behind(Oid relid)
 			 errdetail("How stale it is, is unknown until then.")));
 }
 
+/* Its stream has no record: no worker was started since the server was. */
+static void
+nothing_known(Oid relid)
+{
+	ereport(ERROR,
+			(errcode(FANOUT_ERRCODE_STALE_READ),
+			 errmsg("the follower is too stale for this statement"),
+			 errdetail("Nothing is known about the stream of table \"%s\".", get_rel_name(relid)),
+			 RecoveryInProgress() ?
+			 errhint("This server is a standby of the follower: read there, or reset \"fanout.max_staleness\" and \"fanout.read_after\".") : 0));
+}
+
 /* ---------- which tables of which streams a statement reads ---------- */
 
 typedef struct ReadTable
@@ -155,14 +167,15 @@ static List *
 add_table(List *tables, Oid relid)
 {
 	int32		id = guard_followed_id(relid);
-	FollowedStream *stream = id == 0 ? NULL : followed_stream_find(MyDatabaseId, id);
 	ReadTable  *table;
 
-	if (stream == NULL)
+	if (id == 0)
 		return tables;
 	table = palloc(sizeof(ReadTable));
 	table->relid = relid;
-	table->stream = stream;
+	table->stream = followed_stream_find(MyDatabaseId, id);
+	if (table->stream == NULL)
+		nothing_known(relid);
 	return lappend(tables, table);
 }
 

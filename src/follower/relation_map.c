@@ -299,7 +299,9 @@ find_local(const RelationDesc *desc)
 
 	if (table != NULL && SearchSysCacheExists1(RELOID, ObjectIdGetDatum(table->relid)))
 		return table->relid;
-	relid = local_table_find(desc->nspname, desc->relname, NoLock, !all_tables && table == NULL);
+	/* What comes once more may be of a table that has been dropped since. */
+	relid = local_table_find(desc->nspname, desc->relname, NoLock,
+							 apply_is_replaying() || (!all_tables && table == NULL));
 	if (!all_tables && OidIsValid(relid) && relation_map_table(relid) == NULL)
 		relid = InvalidOid;
 	return relid;

@@ -107,6 +107,10 @@ is(value(q{SET fanout.max_staleness = '20s'; SELECT count(*) > 0 FROM log}), 't'
 my ($rc, $out, $err) = $follower->psql('postgres', q{SET fanout.max_staleness = '20s'; SELECT count(*) FROM big});
 like($err, qr/table "big" is being copied from the leader/, '... of this one fail');
 is(value(q{SELECT fanout.wait_for_copy('app', '200ms')}), 'f', 'wait_for_copy() waits for it');
+$leader->safe_psql('postgres', 'CREATE TABLE passing (id int PRIMARY KEY); INSERT INTO passing VALUES (1)');
+wait_until('a table to come', sub { value(q{SELECT count(*) FROM pg_class WHERE relname = 'passing'}) eq '1' });
+$leader->safe_psql('postgres', 'DROP TABLE passing');
+wait_until('a table to go', sub { value(q{SELECT count(*) FROM pg_class WHERE relname = 'passing'}) eq '0' });
 is(value(q{SELECT rows_here IS NULL FROM fanout.verify('app', 'big')}), 't', 'verify() says nothing of it');
 
 # Once more while it runs: what is copied then does not count.
