@@ -328,21 +328,11 @@ fanout_resync(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-static bool
-all_tables_current(FollowedStream *stream)
-{
-	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	bool		current = table_is_current(stream, InvalidOid, snapshot);
-
-	UnregisterSnapshot(snapshot);
-	return current;
-}
-
 /*
  * wait_for_copy(stream name, timeout interval) RETURNS boolean
  *
- * Streaming means that the initial copy is complete and put in order; single tables may
- * be copied again.
+ * Streaming means that the initial copy is complete and put in order.  A table that is to be
+ * copied again counts, too.
  */
 Datum
 fanout_wait_for_copy(PG_FUNCTION_ARGS)

@@ -237,9 +237,12 @@ extern void copy_before_streaming(int32 followed_id);
 
 /* ---------- table_current.c ---------- */
 
-/* Does the snapshot show the table (NULL: all tables) in line with the stream? */
+/* Does the snapshot show the table in line with the stream? */
 struct SnapshotData;
 extern bool table_is_current(FollowedStream *stream, Oid relid, struct SnapshotData *snapshot);
+
+/* Are all tables in line with the stream now, and is none to be copied again? */
+extern bool all_tables_current(FollowedStream *stream);
 extern void tables_settled(FollowedStream *stream, uint64 xid); /* 0: not */
 
 /* ---------- sequence.c ---------- */

@@ -85,5 +85,16 @@ table_is_current(FollowedStream *stream, Oid relid, Snapshot snapshot)
 
 	if (settled != 0 && snapshot_sees_finished(snapshot, settled))
 		return true;
-	return !any_is_behind(stream->id, OidIsValid(relid) ? family_of(relid) : NIL, snapshot);
+	return !any_is_behind(stream->id, family_of(relid), snapshot);
+}
+
+/* Without the short cut: a copy counts from the moment it is wanted. */
+bool
+all_tables_current(FollowedStream *stream)
+{
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	bool		current = !any_is_behind(stream->id, NIL, snapshot);
+
+	UnregisterSnapshot(snapshot);
+	return current;
 }
