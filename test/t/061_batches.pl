@@ -202,7 +202,7 @@ sub random_change
 		"DELETE FROM extra WHERE id = $id",
 		"INSERT INTO two_keys VALUES ($id, 'r', $n) ON CONFLICT (a, b) DO UPDATE SET n = excluded.n",
 		"DELETE FROM two_keys WHERE a = $id",
-		"UPDATE swapped SET u = $id + 500 * $n WHERE id = $id",
+		"UPDATE swapped SET u = $id + 500 * ($n + 1) WHERE id = $id",
 		"UPDATE deferred SET n = $n WHERE id = $id");
 	my $change = $kinds[ rand @kinds ];
 	# Rows that children reference stay.
