@@ -126,6 +126,8 @@ is($follower->safe_psql('postgres', 'SELECT string_agg(id::text, NULL ORDER BY i
 
 $leader->safe_psql('postgres', q{ALTER PUBLICATION turning SET (publish_via_partition_root = true); INSERT INTO turned VALUES (3, 'root'), (66, 'root'); UPDATE turned SET v = 'root' WHERE id = 33});
 wait_for_catchup($leader, $follower);
+# The parent joins the stream: its rows come with a copy.
+wait_for_copy($follower);
 is($follower->safe_psql('postgres', q{SELECT id FROM turned WHERE v = 'root' ORDER BY id}), "3\n33\n66", 'a partition that is published as its parent from now on has its filter');
 
 $leader->safe_psql('postgres', $_) for
