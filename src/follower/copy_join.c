@@ -22,7 +22,6 @@
 #include "executor/spi.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
-#include "utils/pg_lsn.h"
 
 #include "follower/copy.h"
 #include "follower/local_table.h"
@@ -130,7 +129,6 @@ find_here(const CopyTable *table)
 static void
 add_row(const FollowedRow *row, const CopySession *session, const CopyTable *table)
 {
-	char	   *until = leader_query_value(session->conn, "SELECT fanout.flush_wal()", 0, NULL);
 	FollowedTable followed = {
 		.relid = find_here(table),
 		.nspname = table->nspname,
@@ -138,7 +136,7 @@ add_row(const FollowedRow *row, const CopySession *session, const CopyTable *tab
 		.leader_relid = table->relid,
 		.state = row->copy_data ? TABLE_PENDING : TABLE_COPIED,
 		.schema_snapshot = session->snapshot,
-		.schema_until = DatumGetLSN(DirectFunctionCall1(pg_lsn_in, CStringGetDatum(until)))
+		.schema_until = leader_query_lsn(session->conn, "SELECT fanout.flush_wal()", 0, NULL)
 	};
 
 	followed_table_put(row->id, &followed);

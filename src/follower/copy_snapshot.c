@@ -22,7 +22,6 @@
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
-#include "utils/pg_lsn.h"
 #include "utils/uuid.h"
 
 #include "follower/copy.h"
@@ -115,15 +114,13 @@ register_here(PGconn *conn, const FollowedRow *row)
 {
 	bool		anew = XLogRecPtrIsInvalid(row->start_lsn);
 	const char *params[5];
-	char	   *lsn;
 
 	params[0] = NameStr(row->stream);
 	params[1] = NameStr(row->follower);
 	params[2] = DatumGetCString(DirectFunctionCall1(uuid_out, UUIDPGetDatum(&row->instance)));
 	params[3] = anew ? NULL : row->era;
 	params[4] = anew ? NULL : psprintf("%X/%X", LSN_FORMAT_ARGS(row->copied_until));
-	lsn = leader_query_value(conn, "SELECT fanout.register_follower($1, $2, $3, $4, $5)", 5, params);
-	return DatumGetLSN(DirectFunctionCall1(pg_lsn_in, CStringGetDatum(lsn)));
+	return leader_query_lsn(conn, "SELECT fanout.register_follower($1, $2, $3, $4, $5)", 5, params);
 }
 
 void

@@ -295,13 +295,13 @@ wanted_copy(const FollowedRow *row, Oid relid)
 }
 
 static void
-note_copied(const FollowedRow *row, Oid relid, int32 number, const char *snapshot, char *flushed,
-			uint64 rows)
+note_copied(const FollowedRow *row, Oid relid, int32 number, const char *snapshot,
+			XLogRecPtr flushed, uint64 rows)
 {
 	OwnTables	state;
 	Oid			types[] = {INT4OID, OIDOID, TEXTOID, LSNOID, INT8OID, INT8OID, INT4OID, CHAROID};
 	Datum		values[] = {Int32GetDatum(row->id), ObjectIdGetDatum(relid),
-		CStringGetTextDatum(snapshot), DirectFunctionCall1(pg_lsn_in, CStringGetDatum(flushed)),
+		CStringGetTextDatum(snapshot), LSNGetDatum(flushed),
 		Int64GetDatum(rows), Int64GetDatum(source.bytes), Int32GetDatum(number),
 	CharGetDatum(source.check != NULL ? TABLE_BEHIND : TABLE_COPIED)};
 
@@ -392,7 +392,7 @@ copy_table(const FollowedRow *row, PGconn *conn, CopyTable *table, Oid relid,
 			empty_beside(relid);
 		rows = copy_rows(conn, table, rel);
 		note_copied(row, relid, number, snapshot,
-					leader_query_value(conn, "SELECT fanout.flush_wal()", 0, NULL), rows);
+					leader_query_lsn(conn, "SELECT fanout.flush_wal()", 0, NULL), rows);
 	}
 	table_close(rel, NoLock);
 	PopActiveSnapshot();

@@ -126,6 +126,9 @@ extern PGresult *leader_query_finish(PGconn *conn);
 /* Same, for a single value; palloc'd, NULL for NULL or no row. */
 extern char *leader_query_value(PGconn *conn, const char *query, int nparams,
 								const char *const *params);
+/* Same, for a position; fails when there is none. */
+extern XLogRecPtr leader_query_lsn(PGconn *conn, const char *query, int nparams,
+								   const char *const *params);
 /* Fail with what res says, in the words of the leader; res is cleared. */
 pg_noreturn extern void leader_raise(PGconn *conn, PGresult *res);
 extern void leader_disconnect(PGconn *conn);

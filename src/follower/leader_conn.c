@@ -18,7 +18,9 @@
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "storage/latch.h"
+#include "utils/fmgrprotos.h"
 #include "utils/memutils.h"
+#include "utils/pg_lsn.h"
 
 #include "compat.h"
 #include "follower/follower.h"
@@ -312,6 +314,18 @@ leader_query_value(PGconn *conn, const char *query, int nparams, const char *con
 		value = pstrdup(PQgetvalue(res, 0, 0));
 	PQclear(res);
 	return value;
+}
+
+XLogRecPtr
+leader_query_lsn(PGconn *conn, const char *query, int nparams, const char *const *params)
+{
+	char	   *value = leader_query_value(conn, query, nparams, params);
+
+	if (value == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROTOCOL_VIOLATION),
+				 errmsg("the leader sent no position")));
+	return DatumGetLSN(DirectFunctionCall1(pg_lsn_in, CStringGetDatum(value)));
 }
 
 char *

@@ -34,7 +34,6 @@
 #include "utils/guc.h"
 #include "utils/jsonb.h"
 #include "utils/lsyscache.h"
-#include "utils/pg_lsn.h"
 #include "utils/snapmgr.h"
 
 #include "follower/follower.h"
@@ -194,15 +193,14 @@ static bool
 take_snapshots(Verification *verification, List *leader_list)
 {
 	const char *params[] = {NameStr(verification->row->stream)};
-	char	   *lsn = leader_query_value(verification->conn,
-										 "SELECT fanout.snapshot_position($1)", 1, params);
+	XLogRecPtr	lsn = leader_query_lsn(verification->conn,
+									   "SELECT fanout.snapshot_position($1)", 1, params);
 	List	   *now = chosen_tables(verification, leader_tables(verification->conn, params[0]));
 
 	if (!same_tables(leader_list, now))
 		return false;
 	show_activity(verification, "waiting for this follower to reach the leader's position");
-	hold_move(verification->stream,
-			  DatumGetLSN(DirectFunctionCall1(pg_lsn_in, CStringGetDatum(lsn))));
+	hold_move(verification->stream, lsn);
 	lock_here(leader_list);
 	verification->snapshot = RegisterSnapshot(GetLatestSnapshot());
 	return true;
