@@ -71,7 +71,7 @@ INSERT INTO calls (call) VALUES
 	($$fanout.wait_for_followers(1, '0/1', '178000000 years')$$),
 	-- what followers call
 	($$fanout.stream_info('app', 0)$$),
-	($$fanout.stream_info('x', 1)$$),
+	($$fanout.stream_info('x', 2)$$),
 	($$fanout.stream_tables('x')$$),
 	($$fanout.stream_tables(NULL)$$),
 	($$fanout.stream_sequences('x')$$),

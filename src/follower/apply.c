@@ -391,8 +391,7 @@ apply_changes(const Frame *frame)
 static void
 check_order(const LogTxn *txn)
 {
-	if (applier.in_txn || txn->end_lsn <= applier.received_lsn ||
-		txn->commit_lsn >= txn->end_lsn)
+	if (applier.in_txn || txn->end_lsn <= applier.received_lsn)
 		ereport(ERROR,
 				(errcode(ERRCODE_PROTOCOL_VIOLATION),
 				 errmsg("the leader sent transactions out of order"),

@@ -42,22 +42,27 @@ check_header(const char *data)
 	}
 }
 
-static void
+/* Returns what is wrong with it, or NULL. */
+static const char *
 get_txn(const char *p, LogTxn *txn)
 {
+	uint32		record_len = get_uint32(p + 16);
+
 	txn->xid = get_uint64(p);
-	txn->commit_lsn = get_uint64(p + 8);
-	txn->end_lsn = get_uint64(p + 16);
-	txn->commit_time = (TimestampTz) get_uint64(p + 24);
-	txn->seq = get_uint64(p + 32);
+	txn->end_lsn = get_uint64(p + 8);
+	txn->commit_lsn = txn->end_lsn - record_len;
+	txn->commit_time = (TimestampTz) get_uint64(p + 20);
+	txn->seq = get_uint64(p + 28);
+	return record_len > 0 && record_len <= txn->end_lsn ? NULL :
+		"The length of the commit record is out of range.";
 }
 
 static void
 put_txn(char *p, const LogTxn *txn)
 {
 	p = put_uint64(p, txn->xid);
-	p = put_uint64(p, txn->commit_lsn);
 	p = put_uint64(p, txn->end_lsn);
+	p = put_uint32(p, txn->end_lsn - txn->commit_lsn);
 	p = put_uint64(p, (uint64) txn->commit_time);
 	put_uint64(p, txn->seq);
 }
@@ -91,11 +96,11 @@ frame_check(const char *data, Size avail, Frame *frame, const char **problem)
 	frame->len = size - FRAME_HEADER_SIZE;
 	if ((frame->flags & FRAME_FIRST) != 0)
 	{
-		get_txn(frame->payload, &frame->txn);
+		*problem = get_txn(frame->payload, &frame->txn);
 		frame->payload += LOG_TXN_SIZE;
 		frame->len -= LOG_TXN_SIZE;
 	}
-	return size;
+	return *problem == NULL ? size : 0;
 }
 
 Size

@@ -11,8 +11,14 @@
  *	10	2	zero
  *	12		payload
  *
- * The payload of a frame with FRAME_FIRST starts with a LogTxn: its five
- * fields, 8 bytes each, in the order of the struct.
+ * The payload of a frame with FRAME_FIRST starts with a LogTxn:
+ *
+ *	 0	8	xid
+ *	 8	8	end LSN
+ *	16	4	how far before that the commit LSN lies: the length of the commit record.
+ *			It always fits, since the server reads a record into one palloc'd buffer
+ *	20	8	commit time
+ *	28	8	seq
  */
 #ifndef FANOUT_FORMAT_H
 #define FANOUT_FORMAT_H
@@ -23,7 +29,7 @@
 #include "utils/memutils.h"
 
 #define FRAME_HEADER_SIZE	12
-#define LOG_TXN_SIZE		40
+#define LOG_TXN_SIZE		36
 #define MARK_SIZE			8
 
 /* A whole frame, and a message around it, must fit into one palloc'd buffer. */

@@ -18,7 +18,7 @@
 #include "log/segment.h"
 
 #define SEGMENT_MAGIC	0x50674661	/* PgFa */
-#define SEGMENT_VERSION 1
+#define SEGMENT_VERSION 2
 
 #define SCAN_BUFFER		(256 * 1024)
 

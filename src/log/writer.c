@@ -403,6 +403,9 @@ log_writer_begin(LogWriter *writer, LogTxn *txn)
 	if (txn->end_lsn <= writer->end.lsn)
 		elog(ERROR, "transaction that ends at %X/%X is out of order: the change log ends at %X/%X",
 			 LSN_FORMAT_ARGS(txn->end_lsn), LSN_FORMAT_ARGS(writer->end.lsn));
+	if (txn->commit_lsn >= txn->end_lsn || txn->end_lsn - txn->commit_lsn > PG_UINT32_MAX)
+		elog(ERROR, "transaction that commits at %X/%X cannot end at %X/%X",
+			 LSN_FORMAT_ARGS(txn->commit_lsn), LSN_FORMAT_ARGS(txn->end_lsn));
 	switch_if_due(writer);
 	txn->seq = writer->end.seq + 1;
 	writer->txn = *txn;

@@ -26,7 +26,7 @@
 #include "lib/stringinfo.h"
 
 /* Raised with every change of these messages or of the log's format. */
-#define FANOUT_WIRE_VERSION	1
+#define FANOUT_WIRE_VERSION	2
 
 /* The follower's position is no longer in the leader's log: it must copy again. */
 #define FANOUT_ERRCODE_LOST MAKE_SQLSTATE('F', 'O', '0', '0', '1')

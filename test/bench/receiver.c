@@ -93,7 +93,7 @@ start_stream(PGconn *conn, const char *stream, const char *follower, const char 
 
 	snprintf(query, sizeof(query),
 			 "CALL fanout.send_changes('%s', '%s', md5('%s')::uuid, '%s',"
-			 " (fanout.stream_info('%s', 1)).era, '%s', 1)",
+			 " (fanout.stream_info('%s', 2)).era, '%s', 2)",
 			 stream, follower, follower, after, stream, after);
 	res = PQexec(conn, query);
 	if (PQresultStatus(res) != PGRES_COPY_BOTH)

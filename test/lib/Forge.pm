@@ -34,13 +34,13 @@ sub frames
 	return unpack('H*', 'F' . join('', @_));
 }
 
-# A transaction in one frame; its LSNs and time can be given.
+# A transaction in one frame; its end LSN, the length of its commit record and its time can be given.
 sub transaction
 {
 	my ($changes, %txn) = @_;
 	my $end = $txn{end} // 1 << 46;
 	return frame('C', $txn{flags} // 3,
-		pack('Q>5', 1 << 40, $txn{commit} // $end - 8, $end, $txn{time} // 0, 1) . $changes);
+		pack('Q>2 N Q>2', 1 << 40, $end, $txn{record} // 8, $txn{time} // 0, 1) . $changes);
 }
 
 # The description of a relation; columns are [name, type oid, type length, form, is_key].

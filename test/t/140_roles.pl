@@ -52,11 +52,11 @@ my $uuid = '11111111-1111-1111-1111-111111111111';
 sub follower_calls
 {
 	my ($stream) = @_;
-	return ("SELECT state FROM fanout.stream_info('$stream', 1)",
+	return ("SELECT state FROM fanout.stream_info('$stream', 2)",
 		"SELECT relname FROM fanout.stream_tables('$stream')",
 		"SELECT fanout.register_follower('$stream', 'f', '$uuid', NULL, NULL) > '0/0'",
 		"SELECT fanout.unregister_follower('$stream', 'f', '$uuid', 0)",
-		"CALL fanout.send_changes('$stream', 'f', '$uuid', '0/0', '$uuid', '0/0', 1)");
+		"CALL fanout.send_changes('$stream', 'f', '$uuid', '0/0', '$uuid', '0/0', 2)");
 }
 for my $call (follower_calls('goods'), 'SELECT fanout.flush_wal()')
 {
@@ -218,7 +218,8 @@ my @forged = (
 		qr/too long/ ],
 	[ 'a value of the wrong size', frames(relation(77, 'public', 'goods', [ 'id', 23, 8, 'f', 1 ]),
 			transaction(pack('a N C', 'I', 77, 0) . 'eight...')), qr/wrong size/ ],
-	[ 'a commit that ends before it begins', frames(transaction('', commit => 1 << 62, end => 1 << 61)), qr/out of order/ ],
+	[ 'a commit that ends where it begins', frames(transaction('', record => 0)), qr/length of the commit record is out of range/ ],
+	[ 'a commit that begins before all WAL', frames(transaction('', record => 8, end => 7)), qr/length of the commit record is out of range/ ],
 	[ 'transactions in the wrong order', frames(transaction('', end => 1 << 47), transaction('', end => 1 << 46)), qr/out of order/ ],
 	[ 'a transaction in another', frames(transaction('', flags => 1), transaction('')), qr/out of order/ ],
 	[ 'a commit at no time', frames(transaction('', time => ~0 >> 1)), qr/commit time out of range/ ],

@@ -66,7 +66,7 @@ fails($leader_standby, $_, qr/25006/)
 fails($leader_standby, $_, qr/55000/)
   for q{SELECT fanout.token()}, q{SELECT fanout.wait_for_followers(1)}, 'SELECT fanout.flush_wal()',
   q{SELECT fanout.register_follower('app', 'f', gen_random_uuid(), NULL, NULL)},
-  q{CALL fanout.send_changes('app', 'f', gen_random_uuid(), '0/0', gen_random_uuid(), '0/0', 1)};
+  q{CALL fanout.send_changes('app', 'f', gen_random_uuid(), '0/0', gen_random_uuid(), '0/0', 2)};
 fails($leader_standby, q{SELECT fanout.drop_follower('app', 'follower')}, qr/42704/);
 
 # The follower has what the standby does not get any more.
