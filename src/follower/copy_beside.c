@@ -393,9 +393,9 @@ copy_pending(int32 followed_id)
 {
 	MemoryContext context = CurrentMemoryContext;
 	FollowedRow *row;
-	PGconn	   *conn;
+	PGconn	   *conn = NULL;
 	List	   *tables = NIL;
-	char	   *snapshot;
+	char	   *snapshot = NULL;
 	ListCell   *lc;
 
 	StartTransactionCommand();
@@ -418,7 +418,7 @@ copy_pending(int32 followed_id)
 
 		copy_table(row, conn, table->leader, table->relid, snapshot, end_if_in_the_way);
 	}
-	if (row != NULL)
+	if (conn != NULL)
 		leader_disconnect(conn);
 	if (tables != NIL)
 		wake_owner();
