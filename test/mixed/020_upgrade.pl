@@ -75,8 +75,12 @@ sub write_orders
 						  . "UPDATE totals SET orders = %d WHERE client = %d; COMMIT;\n\\echo %d %s\nSELECT nextval('tickets');\n",
 						$client, $_, $client, $_, $_, $client, $_, $name) } $n + 1 .. $n + 20);
 			my ($out, $err);
-			IPC::Run::run([ $server->installed_command('psql'), '-XAtq', '-v', 'ON_ERROR_STOP=1', '-d',
-					$server->connstr('shop') . ' user=seller' ], '<', \$sql, '>', \$out, '2>', \$err);
+			# From a file: psql ends with its session, and does not read to the end.
+			open my $script, '>', "$dir/$client.sql" or die $!;
+			print $script $sql;
+			close $script;
+			IPC::Run::run([ $server->installed_command('psql'), '-XAtq', '-v', 'ON_ERROR_STOP=1', '-f', "$dir/$client.sql", '-d',
+					$server->connstr('shop') . ' user=seller' ], '>', \$out, '2>', \$err);
 			my $now = time();
 			for my $line (split /\n/, $out)
 			{
