@@ -250,4 +250,13 @@ fanout_dshash_parameters(size_t key_size, size_t entry_size, int tranche_id)
 #define fanout_major(version) ((version) / 10000)
 #define fanout_has_transaction_timeout(version) ((version) >= 170000)
 
+#include "storage/latch.h"
+
+/* 17 ties a set of events to a resource owner; without one it stays until it is freed. */
+#if PG_VERSION_NUM >= 170000
+#define fanout_event_set(nevents) CreateWaitEventSet(NULL, (nevents))
+#else
+#define fanout_event_set(nevents) CreateWaitEventSet(CurrentMemoryContext, (nevents))
+#endif
+
 #endif							/* FANOUT_COMPAT_H */

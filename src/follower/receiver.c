@@ -55,6 +55,8 @@ typedef struct Receiver
 	FollowedStream *stream;
 	const FollowedRow *row;
 	PGconn	   *conn;
+	WaitEventSet *events;		/* what ends a sleep */
+	int			socket_event;
 	StringInfoData out;
 	MemoryContext message_context;
 
@@ -402,20 +404,31 @@ check_silence(Receiver *receiver)
 				 errmsg("nothing was heard from the leader for too long")));
 }
 
+/* Made once: to make it for each sleep would take more calls of the kernel than all the rest. */
+static void
+make_event_set(Receiver *receiver)
+{
+	receiver->events = fanout_event_set(3);
+	AddWaitEventToSet(receiver->events, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
+	AddWaitEventToSet(receiver->events, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL, NULL);
+	receiver->socket_event = AddWaitEventToSet(receiver->events, WL_SOCKET_READABLE,
+											   PQsocket(receiver->conn), NULL, NULL);
+}
+
 static void
 sleep_for_input(Receiver *receiver)
 {
-	int			events = WL_SOCKET_READABLE;
+	uint32		events = WL_SOCKET_READABLE;
 	int			flush = PQflush(receiver->conn);
+	WaitEvent	event;
 
 	if (flush < 0)
 		leader_connection_lost(receiver->conn);
 	if (flush > 0)
 		events |= WL_SOCKET_WRITEABLE;
-	(void) WaitLatchOrSocket(MyLatch,
-							 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH | events,
-							 PQsocket(receiver->conn),
-							 Min(fanout_heartbeat_interval, 100), PG_WAIT_EXTENSION);
+	ModifyWaitEvent(receiver->events, receiver->socket_event, events, NULL);
+	(void) WaitEventSetWait(receiver->events, Min(fanout_heartbeat_interval, 100), &event, 1,
+							PG_WAIT_EXTENSION);
 	ResetLatch(MyLatch);
 }
 
@@ -462,7 +475,9 @@ receive_and_apply(FollowedStream *stream, const FollowedRow *row)
 	initStringInfo(&receiver->out);
 
 	start_stream(receiver, row);
+	make_event_set(receiver);
 	receive_loop(receiver);
+	FreeWaitEventSet(receiver->events);
 
 	SpinLockAcquire(&stream->mutex);
 	stream->sender_pid = 0;
