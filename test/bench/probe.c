@@ -6,9 +6,9 @@
  *
  * Sets bench_probe.n on the leader, and from the moment its commit is
  * acknowledged asks the follower for it until it is there; then waits a
- * random time of PAUSE_US on average.  Prints the times in microseconds, one a
- * line.  What the asking itself takes is part of each; it is the same for all
- * systems.
+ * random time of PAUSE_US on average.  Prints, one a line, how long that took in
+ * microseconds, from the acknowledgement and from the start of the statement.  What
+ * the asking itself takes is part of each; it is the same for all systems.
  */
 #include <stdint.h>
 #include <stdio.h>
@@ -77,6 +77,7 @@ main(int argc, char **argv)
 	end = now_us() + atoll(argv[3]) * 1000000;
 	while (now_us() < end)
 	{
+		int64_t		begun = now_us();
 		int64_t		n = ask(leader);
 		int64_t		committed = now_us();
 
@@ -88,7 +89,7 @@ main(int argc, char **argv)
 				return 1;
 			}
 		}
-		printf("%lld\n", (long long) (now_us() - committed));
+		printf("%lld %lld\n", (long long) (now_us() - committed), (long long) (now_us() - begun));
 		usleep(atoi(argv[4]) / 2 + random() % atoi(argv[4]));
 	}
 	PQfinish(leader);

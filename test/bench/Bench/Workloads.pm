@@ -344,12 +344,15 @@ sub measure_latency
 		exec "$Bench::Server::bindir/pgbench", '-n', '-N', '-c', 4, '-R', $rate, '-T', $seconds + 2, $leader->conninfo;
 	}
 	sleep 1;
-	my @times = split /\n/, `$Bench::Server::scratch/bench/probe '@{[$leader->conninfo]}' '@{[$server->conninfo]}' $seconds 5000`;
-	die 'the probe failed' if $? != 0 || !@times;
+	my @lines = split /\n/, `$Bench::Server::scratch/bench/probe '@{[$leader->conninfo]}' '@{[$server->conninfo]}' $seconds 5000`;
+	die 'the probe failed' if $? != 0 || !@lines;
 	waitpid $pid, 0;
 	my $with = $receivers > 0 ? ", $receivers receivers beside" : '';
+	my @times = map { (split)[0] } @lines;
 	add('latency', "$rate commits/s$with, p50", 'ms', $system, percentile(0.5, @times) / 1000);
 	add('latency', "$rate commits/s$with, p99", 'ms', $system, percentile(0.99, @times) / 1000);
+	add('statement to visible', "$rate commits/s$with, p50", 'ms', $system,
+		percentile(0.5, map { (split)[1] } @lines) / 1000);
 	return;
 }
 
