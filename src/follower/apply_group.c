@@ -129,9 +129,12 @@ open_relation(ApplyRelation *relation)
 		partitions_open(relation);
 }
 
-/* Only partitions that are tables can take a row; a lock comes before their columns are read. */
+/*
+ * A table that has its description from elsewhere: a partition, or one that is copied.  Only
+ * those that are tables can take a row; a lock comes before their columns are read.
+ */
 void
-group_open_partition(ApplyRelation *partition, Oid relid)
+group_open_table(ApplyRelation *relation, Oid relid)
 {
 	Relation	rel = table_open(relid, RowExclusiveLock);
 
@@ -140,8 +143,8 @@ group_open_partition(ApplyRelation *partition, Oid relid)
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("cannot replicate into partition \"%s\"", RelationGetRelationName(rel)),
 				 errdetail("It is not an ordinary table on this follower.")));
-	relation_map_columns(partition, rel);
-	open_relation(partition);
+	relation_map_columns(relation, rel);
+	open_relation(relation);
 	table_close(rel, NoLock);
 }
 

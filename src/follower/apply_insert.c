@@ -58,7 +58,7 @@ static void
 store_rows(ApplyRelation *relation, const BatchRow *rows, int count)
 {
 	table_multi_insert(relation->rel, relation->insert_slots, count,
-					   GetCurrentCommandId(true), 0, NULL);
+					   GetCurrentCommandId(true), 0, relation->bulk);
 	if (relation->result->ri_NumIndices == 0)
 		return;
 	for (int i = 0; i < count; i++)

@@ -73,6 +73,7 @@ typedef struct ApplyRelation
 	bool		triggers;		/* some fire for what is replicated */
 	bool		plain_update;	/* see apply_update.c */
 	TupleTableSlot **insert_slots;	/* of apply_insert.c */
+	struct BulkInsertStateData *bulk;	/* of a copy; NULL: none */
 } ApplyRelation;
 
 /* What is being applied, for error messages. */
@@ -81,6 +82,7 @@ typedef struct ApplyPosition
 	LogTxn		txn;
 	const ApplyRelation *relation;	/* NULL: none */
 	const Change *change;
+	const ColumnDesc *column;	/* whose value is being made; NULL: none */
 } ApplyPosition;
 
 extern ApplyPosition apply_position;
@@ -119,7 +121,7 @@ extern bool snapshot_sees(const char *snapshot, uint64 xid);
 /* apply_group.c: executor state of the running local transaction */
 extern EState *group_estate(void);
 extern ApplyRelation *group_open(Oid leader_relid);
-extern void group_open_partition(ApplyRelation *partition, Oid relid);
+extern void group_open_table(ApplyRelation *relation, Oid relid);
 extern void group_close_relations(void);
 extern void group_put_defaults(ApplyRelation *relation, TupleTableSlot *slot);
 

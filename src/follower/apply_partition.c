@@ -181,7 +181,7 @@ open_partition(ApplyRelation *root, Oid relid)
 	relation = palloc0(sizeof(ApplyRelation));
 	relation->leader_relid = root->leader_relid;
 	relation->desc = root->desc;
-	group_open_partition(relation, relid);
+	group_open_table(relation, relid);
 	partition->relation = relation;
 	partition->from_root = fanout_build_attrmap_if_req(RelationGetDescr(root->rel),
 														RelationGetDescr(relation->rel));

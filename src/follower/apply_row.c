@@ -39,11 +39,13 @@ put_columns(ApplyRelation *relation, const ColumnValue *row, TupleTableSlot *slo
 
 		if (row[i].kind == VALUE_UNCHANGED)
 			continue;
+		apply_position.column = &relation->desc->columns[i];
 		slot->tts_isnull[at] = row[i].kind == VALUE_NULL;
 		if (row[i].kind == VALUE_PRESENT)
 			slot->tts_values[at] = (search ? column_search_value : column_input_value)
 				(input, &relation->desc->columns[i], &row[i]);
 	}
+	apply_position.column = NULL;
 }
 
 static void

@@ -89,6 +89,28 @@ extern char *schema_dump(const FollowedRow *row, const char *what, const char *s
 /* Fail unless pg_dump is new enough for this leader. */
 extern void schema_dump_check(PGconn *conn);
 
+/* ---------- copy_source.c: the rows of a COPY of the leader ---------- */
+
+/* Called every now and then; may end the process. */
+typedef void (*CopyCheck) (void);
+
+/* A COPY is to begin on that connection; check may be NULL. */
+extern void copy_source_init(PGconn *conn, CopyCheck check);
+extern void copy_source_check(void);
+
+/* Take all rows by one of these: the server's copy_data_source_cb, or message by message. */
+extern int	copy_source_read(void *outbuf, int minread, int maxread);
+extern char *copy_source_message(int *len);	/* for PQfreemem(); NULL: the end */
+
+extern void copy_source_end(void);
+extern int64 copy_source_bytes(void);	/* received so far */
+
+/* ---------- copy_rows.c ---------- */
+
+/* Can these columns' binary rows be stored without COPY FROM?  Do so; returns their number. */
+extern bool copy_rows_can(const CopyTable *table, Relation rel);
+extern uint64 copy_rows(const CopyTable *table, Relation rel);
+
 /* ---------- copy_table.c ---------- */
 
 /* Types of the columns on the leader, in order, as text; and what the table is there. */
@@ -100,7 +122,6 @@ extern List *leader_types(PGconn *conn, const CopyTable *table, char *relkind);
  * meanwhile: the same transaction empties it, and the table is then behind the stream; check
  * is called every now and then.
  */
-typedef void (*CopyCheck) (void);
 extern void copy_table(const FollowedRow *row, PGconn *conn, CopyTable *table, Oid relid,
 					   const char *snapshot, CopyCheck check);
 

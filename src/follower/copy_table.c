@@ -1,9 +1,10 @@
 /*
  * copy_table.c
- *		Copying the rows of one table: COPY from the leader into COPY here.
+ *		Copying the rows of one table.
  *
- * The rows travel in binary form where both sides have the same types and the
- * types' binary form means the same on both (log/relation_desc.c), otherwise as text.  They are
+ * A COPY of the leader sends them in binary form where both sides have the same types and the
+ * types' binary form means the same on both (log/relation_desc.c), otherwise as text.  Binary rows
+ * of ordinary tables are stored by copy_rows.c, all others by the server's COPY FROM.  They are
  * committed together with the table's row in fanout.followed_table, which
  * carries the snapshot they were read with; unless that says by then that a newer copy
  * is wanted.  Before that the leader flushes its WAL: a
@@ -17,37 +18,18 @@
 #include "commands/copy.h"
 #include "executor/spi.h"
 #include "lib/stringinfo.h"
-#include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "parser/parse_node.h"
 #include "parser/parse_relation.h"
-#include "pgstat.h"
-#include "storage/latch.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/pg_lsn.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
-#include "compat.h"
 #include "follower/copy.h"
 #include "follower/local_table.h"
 #include "own_tables.h"
-
-/* The COPY under way; the server's callback has no argument. */
-static struct
-{
-	PGconn	   *conn;
-	char	   *message;		/* of libpq; NULL: none */
-	int			len;
-	int			used;
-	bool		ended;
-	int64		bytes;
-	CopyCheck	check;			/* NULL: none */
-	int64		checked_at;
-} source;
-
-#define CHECK_MS	100
 
 /* ---------- the query ---------- */
 
@@ -163,83 +145,8 @@ copy_query(const CopyTable *table, char relkind, bool binary)
 
 /* ---------- the rows ---------- */
 
-static void
-check_now_and_then(void)
-{
-	int64		now;
-
-	if (source.check == NULL)
-		return;
-	now = fanout_boottime_us();
-	if (now - source.checked_at < CHECK_MS * 1000)
-		return;
-	source.checked_at = now;
-	source.check();
-}
-
-/* The next message of the leader's COPY; false when it has not arrived, or at the end. */
-static bool
-take_message(void)
-{
-	int			len;
-
-	if (source.message != NULL)
-		PQfreemem(source.message);
-	source.message = NULL;
-	source.used = source.len = 0;
-	if (source.ended)
-		return false;
-
-	len = PQgetCopyData(source.conn, &source.message, 1);
-	if (len < -1)
-		leader_connection_lost(source.conn);
-	source.ended = len == -1;
-	source.len = Max(len, 0);
-	source.bytes += source.len;
-	return len > 0;
-}
-
-/* Wait for it; false at the end. */
-static bool
-next_message(void)
-{
-	while (!take_message() && !source.ended)
-	{
-		/* What the TLS layer has read already does not make the socket readable. */
-		if (!PQconsumeInput(source.conn))
-			leader_connection_lost(source.conn);
-		if (take_message() || source.ended)
-			break;
-		(void) leader_wait_for_socket(source.conn, WL_SOCKET_READABLE,
-									  source.check != NULL ? CHECK_MS : -1);
-		check_now_and_then();
-	}
-	return !source.ended;
-}
-
-/* The server's copy_data_source_cb: as much as there is, but does not wait for more than it must. */
-static int
-read_rows(void *outbuf, int minread, int maxread)
-{
-	int			done = 0;
-
-	while (done < maxread)
-	{
-		int			n;
-
-		check_now_and_then();
-		if (source.used == source.len && !(done < minread ? next_message() : take_message()))
-			break;
-		n = Min(source.len - source.used, maxread - done);
-		memcpy((char *) outbuf + done, source.message + source.used, n);
-		source.used += n;
-		done += n;
-	}
-	return done;
-}
-
 static uint64
-receive_rows(PGconn *conn, const CopyTable *table, Relation rel, bool binary)
+copy_from(const CopyTable *table, Relation rel, bool binary)
 {
 	ParseState *pstate = make_parsestate(NULL);
 	List	   *options = NIL;
@@ -254,19 +161,9 @@ receive_rows(PGconn *conn, const CopyTable *table, Relation rel, bool binary)
 		options = list_make1(makeDefElem("format", (Node *) makeString("binary"), -1));
 	(void) addRangeTableEntryForRelation(pstate, rel, AccessShareLock, NULL, false, false);
 
-	source.conn = conn;
-	state = BeginCopyFrom(pstate, rel, NULL, NULL, false, read_rows, names, options);
+	state = BeginCopyFrom(pstate, rel, NULL, NULL, false, copy_source_read, names, options);
 	rows = CopyFrom(state);
 	EndCopyFrom(state);
-
-	/* An error of the leader's COPY comes after its rows. */
-	while (next_message())
-		;
-	for (PGresult *res; (res = PQgetResult(conn)) != NULL; PQclear(res))
-	{
-		if (PQresultStatus(res) != PGRES_COMMAND_OK)
-			leader_raise(conn, res);
-	}
 	return rows;
 }
 
@@ -295,15 +192,15 @@ wanted_copy(const FollowedRow *row, Oid relid)
 }
 
 static void
-note_copied(const FollowedRow *row, Oid relid, int32 number, const char *snapshot,
+note_copied(const FollowedRow *row, Oid relid, int32 number, char table_state, const char *snapshot,
 			XLogRecPtr flushed, uint64 rows)
 {
 	OwnTables	state;
 	Oid			types[] = {INT4OID, OIDOID, TEXTOID, LSNOID, INT8OID, INT8OID, INT4OID, CHAROID};
 	Datum		values[] = {Int32GetDatum(row->id), ObjectIdGetDatum(relid),
 		CStringGetTextDatum(snapshot), LSNGetDatum(flushed),
-		Int64GetDatum(rows), Int64GetDatum(source.bytes), Int32GetDatum(number),
-	CharGetDatum(source.check != NULL ? TABLE_BEHIND : TABLE_COPIED)};
+		Int64GetDatum(rows), Int64GetDatum(copy_source_bytes()), Int32GetDatum(number),
+	CharGetDatum(table_state)};
 
 	own_tables_begin(&state);
 	if (SPI_execute_with_args("UPDATE fanout.followed_table SET state = $8, filter_snapshot = $3,"
@@ -337,13 +234,13 @@ empty_beside(Oid relid)
 	{
 		Relation	rel = lfirst(lc);
 
-		local_table_delete_all(rel, check_now_and_then);
+		local_table_delete_all(rel, copy_source_check);
 		table_close(rel, NoLock);
 	}
 }
 
 static uint64
-copy_rows(PGconn *conn, CopyTable *table, Relation rel)
+copy_all_rows(PGconn *conn, CopyTable *table, Relation rel)
 {
 	Oid			relid = RelationGetRelid(rel);
 	FormerUser	former;
@@ -359,7 +256,11 @@ copy_rows(PGconn *conn, CopyTable *table, Relation rel)
 	PQclear(leader_query(conn, copy_query(table, relkind, binary), 0, NULL));
 	local_table_fire_deferred(rel);
 	local_table_become(rel->rd_rel->relowner, &former);
-	rows = receive_rows(conn, table, rel, binary);
+	if (binary && copy_rows_can(table, rel))
+		rows = copy_rows(table, rel);
+	else
+		rows = copy_from(table, rel, binary);
+	copy_source_end();
 	local_table_become_former(&former);
 	return rows;
 }
@@ -375,8 +276,7 @@ copy_table(const FollowedRow *row, PGconn *conn, CopyTable *table, Oid relid,
 	uint64		rows;
 
 	error_context_stack = &callback;
-	memset(&source, 0, sizeof(source));
-	source.check = check;
+	copy_source_init(conn, check);
 	StartTransactionCommand();
 	rel = try_table_open(relid, RowExclusiveLock);
 	if (rel == NULL)
@@ -390,8 +290,8 @@ copy_table(const FollowedRow *row, PGconn *conn, CopyTable *table, Oid relid,
 	{
 		if (check != NULL)
 			empty_beside(relid);
-		rows = copy_rows(conn, table, rel);
-		note_copied(row, relid, number, snapshot,
+		rows = copy_all_rows(conn, table, rel);
+		note_copied(row, relid, number, check != NULL ? TABLE_BEHIND : TABLE_COPIED, snapshot,
 					leader_query_lsn(conn, "SELECT fanout.flush_wal()", 0, NULL), rows);
 	}
 	table_close(rel, NoLock);

@@ -158,12 +158,12 @@ varlena_value(ColumnInput *input, const ColumnValue *value)
 static Datum
 received_value(ColumnInput *input, const ColumnValue *value)
 {
-	StringInfoData buf;
+	StringInfoData buf = {.len = value->len, .maxlen = value->len + 1};
 	Datum		result;
 
 	/* Receive functions may rely on the terminating zero of a StringInfo. */
-	initStringInfo(&buf);
-	appendBinaryStringInfo(&buf, value->data, value->len);
+	buf.data = memcpy(palloc(value->len + 1), value->data, value->len);
+	buf.data[value->len] = '\0';
 	result = ReceiveFunctionCall(&input->receive, &buf, input->receive_ioparam,
 								 input->direct ? input->typmod : -1);
 	if (buf.cursor != buf.len)

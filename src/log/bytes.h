@@ -1,8 +1,8 @@
 /*
  * bytes.h
- *		Integers and names as bytes, for the files of src/log.
+ *		Integers and names as bytes.
  *
- * Everything the log stores is in network byte order and not aligned.  A
+ * Everything the log stores, and what COPY sends, is in network byte order and not aligned.  A
  * ByteReader walks over bytes that nobody has checked yet: each read fails
  * with ERRCODE_DATA_CORRUPTED instead of leaving [pos, end).
  */

@@ -127,5 +127,34 @@ wait_for_catchup($leader, $other);
 is( $other->safe_psql('postgres', q{SELECT a, b, c, extra, more FROM ordered WHERE b IS NOT NULL ORDER BY a}),
 	"1|copied|5|mine|\n3|streamed|4|mine|", 'columns in another order, extra columns, other types');
 
-$_->stop for $leader, $follower, $other;
+# A copy that fails says which row and column it is, and goes on once the cause is gone.
+my $failing = new_follower('failing', 'fanout.retry_interval = 200');
+$leader->safe_psql('postgres', q{
+	CREATE TABLE bad (id int PRIMARY KEY, v text); CREATE CAST (bytea AS text) WITHOUT FUNCTION;
+	INSERT INTO bad SELECT g, 'good' FROM generate_series(1, 2000) g; UPDATE bad SET v = '\xff'::bytea::text WHERE id = 1500;
+	ALTER PUBLICATION one ADD TABLE bad});
+$failing->safe_psql('postgres', q{
+	CREATE TABLE ordered (id int PRIMARY KEY, a int, b text, c int, own int DEFAULT 7 NOT NULL, computed int GENERATED ALWAYS AS (a + 1) STORED);
+	CREATE TABLE bad (id int CHECK (id <> 700), v text)});
+follow($failing, $leader, 'copy_schema => false');
+
+sub fails_with
+{
+	my ($what, $error) = @_;
+	wait_until($what, sub { $failing->safe_psql('postgres', 'SELECT last_error FROM fanout.staleness') =~ $error });
+	pass($what);
+	return;
+}
+
+fails_with('a constraint of the follower that a copied row violates', qr/violates check constraint.*row \(id, v\)=\(700, good\).*copying table "public.bad"/s);
+$failing->safe_psql('postgres', 'SET fanout.guard = off; ALTER TABLE bad DROP CONSTRAINT bad_id_check');
+fails_with('bytes that are no text in a copied row', qr/invalid byte sequence.*column "v".*row \(id, v\)=\(1500, \\xff\).*copying table "public.bad"/s);
+is($failing->safe_psql('postgres', 'SELECT count(*) FROM bad'), '0', '... and nothing of the table is there');
+$leader->safe_psql('postgres', q{UPDATE bad SET v = 'good' WHERE id = 1500});
+wait_for_copy($failing);
+is($failing->safe_psql('postgres', 'SELECT count(*), count(DISTINCT v) FROM bad'), '2000|1', '... until it is');
+is($failing->safe_psql('postgres', q{SELECT a, b, c, own, computed FROM ordered WHERE b IS NOT NULL ORDER BY a}),
+	"1|copied|5|7|2\n3|streamed|4|7|4", 'columns of the follower get their values in a copy');
+
+$_->stop for $leader, $follower, $other, $failing;
 done_testing();
