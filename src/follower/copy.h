@@ -83,8 +83,14 @@ extern void copy_schema_of(const FollowedRow *row, List *tables, const char *sna
 
 /* ---------- schema_dump.c ---------- */
 
-/* As plain SQL, palloc'd; "what" are options that say what to dump. */
-extern char *schema_dump(const FollowedRow *row, const char *what, const char *snapshot_id);
+/*
+ * Two may run at the same time.  "what" are options that say what to dump; the result is plain
+ * SQL, palloc'd.
+ */
+typedef struct SchemaDump SchemaDump;
+extern SchemaDump *schema_dump_start(const FollowedRow *row, const char *what,
+									 const char *snapshot_id);
+extern char *schema_dump_finish(SchemaDump *dump);
 
 /* Fail unless pg_dump is new enough for this leader. */
 extern void schema_dump_check(PGconn *conn);

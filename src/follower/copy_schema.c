@@ -339,9 +339,9 @@ handle_statement(const FollowedRow *row, RawStmt *raw, char *script, bool put_of
 }
 
 static void
-copy_part(const FollowedRow *row, const char *what, bool put_off, const char *snapshot_id)
+copy_part(const FollowedRow *row, SchemaDump *dump, bool put_off)
 {
-	char	   *script = schema_dump(row, what, snapshot_id);
+	char	   *script = schema_dump_finish(dump);
 	int			nestlevel = NewGUCNestLevel();
 	ListCell   *lc;
 
@@ -355,8 +355,11 @@ copy_part(const FollowedRow *row, const char *what, bool put_off, const char *sn
 void
 copy_schema(const FollowedRow *row, const char *snapshot_id)
 {
-	copy_part(row, "--section=pre-data", false, snapshot_id);
-	copy_part(row, "--section=post-data", true, snapshot_id);
+	SchemaDump *before = schema_dump_start(row, "--section=pre-data", snapshot_id);
+	SchemaDump *after = schema_dump_start(row, "--section=post-data", snapshot_id);
+
+	copy_part(row, before, false);
+	copy_part(row, after, true);
 }
 
 static void
@@ -394,7 +397,7 @@ copy_schema_of(const FollowedRow *row, List *tables, const char *snapshot_id)
 		appendStringInfoString(&what, " --table=");
 		append_quoted(&what, name.data, '\'', "'\\''");
 	}
-	copy_part(row, what.data, false, snapshot_id);
+	copy_part(row, schema_dump_start(row, what.data, snapshot_id), false);
 }
 
 /* ---------- deferred statements ---------- */

@@ -100,6 +100,13 @@ schema_dump_check(PGconn *conn)
 
 /* ---------- running it ---------- */
 
+/* One that runs; its pipe is closed at the end of the transaction at the latest. */
+struct SchemaDump
+{
+	FILE	   *pipe;
+	char		error_path[MAXPGPATH];
+};
+
 /* Put the connection string's options into the environment, or take them out. */
 static void
 set_environment(const char *conninfo, bool set)
@@ -156,31 +163,35 @@ blank_psql_lines(char *script)
 	}
 }
 
-char *
-schema_dump(const FollowedRow *row, const char *what, const char *snapshot_id)
+SchemaDump *
+schema_dump_start(const FollowedRow *row, const char *what, const char *snapshot_id)
 {
-	char		error_path[MAXPGPATH];
+	static uint32 count = 0;		/* the two have files of their own */
+	SchemaDump *dump = palloc(sizeof(SchemaDump));
 	char	   *command;
-	FILE	   *pipe;
-	char	   *script;
-	char	   *errors;
-	int			status;
 
-	hint_path(error_path, HINT_FOLLOWED, MyDatabaseId, row->id);
-	strlcat(error_path, "/pg_dump.err", sizeof(error_path));
-	command = dump_command(what, snapshot_id, error_path);
+	hint_path(dump->error_path, HINT_FOLLOWED, MyDatabaseId, row->id);
+	strlcat(dump->error_path, psprintf("/pg_dump.%u.err", count++ % 2), sizeof(dump->error_path));
+	command = dump_command(what, snapshot_id, dump->error_path);
 
 	set_environment(row->conninfo, true);
-	pipe = OpenPipeStream(command, "r");
+	dump->pipe = OpenPipeStream(command, "r");
 	set_environment(row->conninfo, false);
-	if (pipe == NULL)
+	if (dump->pipe == NULL)
 		ereport(ERROR,
 				(errcode_for_file_access(),
 				 errmsg("could not run pg_dump: %m")));
-	script = read_whole(pipe);
-	status = ClosePipeStream(pipe);
-	errors = read_errors(error_path);
-	(void) unlink(error_path);
+	return dump;
+}
+
+char *
+schema_dump_finish(SchemaDump *dump)
+{
+	char	   *script = read_whole(dump->pipe);
+	int			status = ClosePipeStream(dump->pipe);
+	char	   *errors = read_errors(dump->error_path);
+
+	(void) unlink(dump->error_path);
 	if (status != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_EXTERNAL_ROUTINE_EXCEPTION),
