@@ -297,20 +297,18 @@ batch_add(ApplyRelation *relation, const Change *change)
 void
 batch_note(const ApplyRelation *relation, const BatchRow *row)
 {
-	static Change change;
+	static Change change;		/* what is not set here stays zero */
 
-	change = (Change)
-	{
-		.op = row->op,
-			.relid = relation->leader_relid,
-			.oldkind = row->oldkind,
-			.natts = relation->desc->natts,
-			.oldrow = row->oldrow,
-			.newrow = row->newrow
-	};
+	change.op = row->op;
+	change.relid = relation->leader_relid;
+	change.oldkind = row->oldkind;
+	change.natts = relation->desc->natts;
+	change.oldrow = row->oldrow;
+	change.newrow = row->newrow;
 	apply_position.relation = relation;
 	apply_position.change = &change;
-	apply_position.txn = *row->txn;
+	if (apply_position.txn.seq != row->txn->seq)
+		apply_position.txn = *row->txn;
 }
 
 /* Deletes, updates, inserts; each by key. */
