@@ -244,6 +244,9 @@ extern void copy_before_streaming(int32 followed_id);
 struct SnapshotData;
 extern bool table_is_current(FollowedStream *stream, Oid relid, struct SnapshotData *snapshot);
 
+/* The same of all its tables. */
+extern bool tables_are_current(FollowedStream *stream, struct SnapshotData *snapshot);
+
 /* Are all tables in line with the stream now, and is none to be copied again? */
 extern bool all_tables_current(FollowedStream *stream);
 extern void tables_settled(FollowedStream *stream, uint64 xid); /* 0: not */

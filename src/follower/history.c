@@ -146,9 +146,11 @@ take_sample(int index)
 {
 	Samples    *sample = &samples[index];
 	PositionsCopy positions;
-	int64		staleness = positions_staleness(&FollowedStreams[index], NULL);
+	FollowedStream *stream = &FollowedStreams[index];
+	int64		staleness = pg_atomic_read_u64(&stream->settled_xid) == 0 ? -1 :
+		positions_staleness(stream, NULL);
 
-	positions_read(&FollowedStreams[index], &positions);
+	positions_read(stream, &positions);
 	sample->staleness_us[sample->count] = staleness < 0 ? UNKNOWN : staleness;
 	sample->lag_bytes[sample->count] = positions.leader_lsn > positions.applied_lsn ?
 		positions.leader_lsn - positions.applied_lsn : 0;

@@ -73,6 +73,7 @@ typedef struct Receiver
 	int64		reported_at;
 	XLogRecPtr	reported_applied;
 	XLogRecPtr	reported_durable;
+	StatusMessage status;		/* newest in which all tables were in line with the stream */
 } Receiver;
 
 /* ---------- start ---------- */
@@ -156,11 +157,14 @@ ask(Receiver *receiver, int64 now)
 	send_message(receiver);
 }
 
+/*
+ * While a table is not in line with the stream, the leader hears of nothing as applied or
+ * proven: it is not, there.
+ */
 static void
 report_status(Receiver *receiver, int64 now)
 {
 	PositionsCopy positions;
-	StatusMessage status;
 	XLogRecPtr	durable = apply_durable_lsn();
 
 	positions_read(receiver->stream, &positions);
@@ -170,14 +174,17 @@ report_status(Receiver *receiver, int64 now)
 	if (durable != positions.durable_lsn)
 		positions_durable(receiver->stream, durable);
 
-	status.applied_lsn = positions.applied_lsn;
-	status.durable_lsn = durable;
-	status.applied_seq = positions.applied_seq;
-	status.proven = receiver->proven;
-	message_put_status(&receiver->out, &status);
+	if (pg_atomic_read_u64(&receiver->stream->settled_xid) != 0)
+	{
+		receiver->status.applied_lsn = positions.applied_lsn;
+		receiver->status.applied_seq = positions.applied_seq;
+		receiver->status.proven = receiver->proven;
+	}
+	receiver->status.durable_lsn = durable;
+	message_put_status(&receiver->out, &receiver->status);
 	send_message(receiver);
 	receiver->reported_at = now;
-	receiver->reported_applied = status.applied_lsn;
+	receiver->reported_applied = positions.applied_lsn;
 	receiver->reported_durable = durable;
 }
 

@@ -3,7 +3,9 @@
  *		fanout.staleness and fanout.lag(): what users see of a followed stream.
  *
  * The numbers come from the stream's record.  The staleness is that of the
- * snapshot that the query reads with, see positions.c.
+ * snapshot that the query reads with, see positions.c.  It holds for all tables,
+ * so it is unknown while one of them is not in line with the stream, see
+ * table_current.c; fanout.table_staleness has that of the others.
  */
 #include "postgres.h"
 
@@ -23,6 +25,7 @@
 
 PG_FUNCTION_INFO_V1(fanout_staleness_state);
 PG_FUNCTION_INFO_V1(fanout_lag);
+PG_FUNCTION_INFO_V1(fanout_stream_staleness);
 
 #define STALENESS_COLUMNS	15
 
@@ -30,6 +33,14 @@ static Snapshot
 query_snapshot(void)
 {
 	return ActiveSnapshotSet() ? GetActiveSnapshot() : NULL;
+}
+
+static int64
+staleness_of_all_tables(FollowedStream *stream)
+{
+	Snapshot	snapshot = query_snapshot();
+
+	return tables_are_current(stream, snapshot) ? positions_staleness(stream, snapshot) : -1;
 }
 
 static Datum
@@ -115,7 +126,7 @@ put_positions(FollowedStream *stream, Datum *values, bool *nulls)
 	PositionsCopy positions;
 	/* The clock is read first: whatever comes in between makes as_of older, never newer. */
 	TimestampTz now = GetCurrentTimestamp();
-	int64		staleness = positions_staleness(stream, query_snapshot());
+	int64		staleness = staleness_of_all_tables(stream);
 	char	   *error = palloc(FANOUT_ERROR_LEN);
 	TimestampTz error_at;
 
@@ -213,7 +224,7 @@ fanout_lag(PG_FUNCTION_ARGS)
 	if (stream != NULL)
 	{
 		PositionsCopy positions;
-		int64		staleness = positions_staleness(stream, query_snapshot());
+		int64		staleness = staleness_of_all_tables(stream);
 
 		positions_read(stream, &positions);
 		values[0] = Int64GetDatum(lag_bytes(&positions));
@@ -224,4 +235,19 @@ fanout_lag(PG_FUNCTION_ARGS)
 		nulls[2] = staleness < 0;
 	}
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls)));
+}
+
+/* stream_staleness(followed_id integer) RETURNS interval: of the tables in line with the stream */
+Datum
+fanout_stream_staleness(PG_FUNCTION_ARGS)
+{
+	FollowedStream *stream;
+	int64		staleness;
+
+	fanout_require_preload();
+	stream = followed_stream_find(MyDatabaseId, PG_GETARG_INT32(0));
+	staleness = stream == NULL ? -1 : positions_staleness(stream, query_snapshot());
+	if (staleness < 0)
+		PG_RETURN_NULL();
+	PG_RETURN_DATUM(interval_datum(staleness));
 }

@@ -78,14 +78,26 @@ any_is_behind(int32 followed_id, List *relids, Snapshot snapshot)
 	return behind;
 }
 
-bool
-table_is_current(FollowedStream *stream, Oid relid, Snapshot snapshot)
+/* The short cut.  False: who wants to know must look. */
+static bool
+is_settled_for(FollowedStream *stream, Snapshot snapshot)
 {
 	uint64		settled = pg_atomic_read_u64(&stream->settled_xid);
 
-	if (settled != 0 && snapshot_sees_finished(snapshot, settled))
-		return true;
-	return !any_is_behind(stream->id, family_of(relid), snapshot);
+	return settled != 0 && snapshot_sees_finished(snapshot, settled);
+}
+
+bool
+table_is_current(FollowedStream *stream, Oid relid, Snapshot snapshot)
+{
+	return is_settled_for(stream, snapshot) ||
+		!any_is_behind(stream->id, family_of(relid), snapshot);
+}
+
+bool
+tables_are_current(FollowedStream *stream, Snapshot snapshot)
+{
+	return is_settled_for(stream, snapshot) || !any_is_behind(stream->id, NIL, snapshot);
 }
 
 /* Without the short cut: a copy counts from the moment it is wanted. */

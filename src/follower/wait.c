@@ -211,6 +211,23 @@ is_own_commit(const Token *token)
 		leader_of_any_stream(MyDatabaseId) && followed_streams_here(NULL) == NIL;
 }
 
+/* What is applied is in all tables only if they are in line with the stream. */
+static bool
+wait_all_settled(List *streams, TimestampTz deadline)
+{
+	ListCell   *lc;
+
+	foreach(lc, streams)
+	{
+		FollowedStream *stream = lfirst(lc);
+
+		if (!is_settled(stream, 0) && !all_tables_current(stream) &&
+			!wait_settled(stream, deadline))
+			return false;
+	}
+	return true;
+}
+
 /*
  * wait_for(token text, timeout interval, stream name) RETURNS boolean
  *
@@ -245,5 +262,6 @@ fanout_wait_for(PG_FUNCTION_ARGS)
 	deadline = DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval,
 													   TimestampTzGetDatum(GetCurrentTimestamp()),
 													   IntervalPGetDatum(timeout)));
-	PG_RETURN_BOOL(wait_applied(streams, token.lsn, deadline));
+	PG_RETURN_BOOL(wait_applied(streams, token.lsn, deadline) &&
+				   wait_all_settled(streams, deadline));
 }

@@ -268,6 +268,13 @@ COMMENT ON FUNCTION fanout.staleness_state() IS 'the rows of fanout.staleness';
 CREATE VIEW fanout.staleness AS SELECT * FROM fanout.staleness_state();
 COMMENT ON VIEW fanout.staleness IS
     'streams that this database follows: every transaction acknowledged on the leader before as_of is visible to the snapshot of this query';
+COMMENT ON COLUMN fanout.staleness.staleness IS
+    'upper bound; NULL while it is unknown, as when a table is not in line with the others, see fanout.table_staleness';
+
+CREATE FUNCTION fanout.stream_staleness(followed_id integer)
+RETURNS interval AS 'MODULE_PATHNAME', 'fanout_stream_staleness' LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION fanout.stream_staleness(integer) IS
+    'staleness of those tables of a stream that are in line with it';
 
 CREATE FUNCTION fanout.lag(stream name DEFAULT NULL,
     OUT lag_bytes bigint, OUT lag_transactions bigint, OUT staleness interval)
@@ -306,7 +313,7 @@ SELECT f.stream, t.relid::regclass AS relation,
     t.total_bytes,
     coalesce(a.changes_applied, 0) AS changes_applied,
     a.last_changed_at,
-    CASE WHEN t.state = 'c' AND f.copy_state = 'done' THEN s.staleness END AS staleness
+    CASE WHEN t.state = 'c' AND f.copy_state = 'done' THEN fanout.stream_staleness(f.id) END AS staleness
 FROM fanout.followed_stream f
 JOIN fanout.followed_table t ON t.followed_id = f.id
 JOIN fanout.staleness_state() s ON s.stream = f.stream
@@ -439,7 +446,7 @@ COMMENT ON FUNCTION fanout.wait_for(text, interval, name) IS
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA fanout FROM PUBLIC;
 REVOKE ALL ON PROCEDURE fanout.send_changes(name, name, uuid, pg_lsn, uuid, pg_lsn, integer) FROM PUBLIC;
 GRANT USAGE ON SCHEMA fanout TO PUBLIC;
-GRANT EXECUTE ON FUNCTION fanout.staleness_state(), fanout.lag(name),
+GRANT EXECUTE ON FUNCTION fanout.staleness_state(), fanout.lag(name), fanout.stream_staleness(integer),
     fanout.wait_for_copy(name, interval), fanout.wait_for(text, interval, name),
     fanout.token(), fanout.wait_for_followers(integer, text, interval) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION fanout.create_stream(name, name[], boolean), fanout.drop_stream(name, boolean),

@@ -97,6 +97,9 @@ repaired('resync');
 my $backend = hold_copy();
 is(state_of('big'), 'copying', 'while it is copied: its state');
 is(value(q{SELECT staleness IS NULL FROM fanout.table_staleness WHERE relation = 'big'::regclass}), 't', '... its staleness is unknown');
+is(value('SELECT count(*) FROM fanout.staleness, fanout.lag() AS l WHERE staleness.staleness IS NOT NULL OR as_of IS NOT NULL OR l.staleness IS NOT NULL'),
+	'0', '... and that of the stream as a whole');
+is(value(q{SELECT staleness IS NOT NULL FROM fanout.table_staleness WHERE relation = 'log'::regclass}), 't', '... but not that of other tables');
 my $applied = value('SELECT applied_lsn FROM fanout.staleness');
 my $logged = value('SELECT count(*) FROM log');
 wait_until('the others to go on', sub { value("SELECT applied_lsn > '$applied' AND (SELECT count(*) > $logged + 50 FROM log) FROM fanout.staleness") eq 't' });
@@ -107,6 +110,11 @@ is(value(q{SET fanout.max_staleness = '20s'; SELECT count(*) > 0 FROM log}), 't'
 my ($rc, $out, $err) = $follower->psql('postgres', q{SET fanout.max_staleness = '20s'; SELECT count(*) FROM big});
 like($err, qr/table "big" is being copied from the leader/, '... of this one fail');
 is(value(q{SELECT fanout.wait_for_copy('app', '200ms')}), 'f', 'wait_for_copy() waits for it');
+my $token = $leader->safe_psql('postgres', 'SELECT pg_current_wal_insert_lsn()');
+wait_until('the stream to come as far', sub { value("SELECT applied_lsn >= '$token' FROM fanout.staleness") eq 't' });
+is(value("SELECT fanout.wait_for('$token', '100ms')"), 'f', '... and wait_for()');
+is($leader->safe_psql('postgres', "SELECT fanout.wait_for_followers(1, '$token', '100ms')"), '0', '... and wait_for_followers()');
+wait_until('the leader to see a staleness that grows', sub { $leader->safe_psql('postgres', q{SELECT staleness > '1s' FROM fanout.followers}) eq 't' });
 $leader->safe_psql('postgres', 'CREATE TABLE passing (id int PRIMARY KEY); INSERT INTO passing VALUES (1)');
 wait_until('a table to come', sub { value(q{SELECT count(*) FROM pg_class WHERE relname = 'passing'}) eq '1' });
 $leader->safe_psql('postgres', 'DROP TABLE passing');
