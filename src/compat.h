@@ -17,6 +17,7 @@
 
 #include "catalog/pg_database.h"
 #include "catalog/pg_publication.h"
+#include "storage/latch.h"
 #include "utils/acl.h"
 
 /* 16 replaced the ownership checks of each catalog by one. */
@@ -249,8 +250,6 @@ fanout_dshash_parameters(size_t key_size, size_t entry_size, int tranche_id)
  */
 #define fanout_major(version) ((version) / 10000)
 #define fanout_has_transaction_timeout(version) ((version) >= 170000)
-
-#include "storage/latch.h"
 
 /* 17 ties a set of events to a resource owner; without one it stays until it is freed. */
 #if PG_VERSION_NUM >= 170000

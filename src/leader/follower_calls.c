@@ -100,7 +100,7 @@ fanout_stream_info(PG_FUNCTION_ARGS)
 		elog(ERROR, "return type must be a row type");
 
 	row = stream_row_require_grant(NameStr(*PG_GETARG_NAME(0)));
-	stream = leader_stream_find(MyDatabaseId, row->id);
+	stream = stream_record(row);
 	values[0] = CStringGetTextDatum(leader_stream_state_name(stream_state(stream, last_error)));
 	values[1] = CStringGetTextDatum(psprintf(UINT64_FORMAT, GetSystemIdentifier()));
 	values[2] = CStringGetTextDatum(GetDatabaseEncodingName());
@@ -224,7 +224,7 @@ LeaderStream *
 require_streaming(const char *name)
 {
 	StreamRow  *row = stream_row_require_grant(name);
-	LeaderStream *stream = leader_stream_find(MyDatabaseId, row->id);
+	LeaderStream *stream = stream_record(row);
 	char		last_error[FANOUT_ERROR_LEN];
 	LeaderStreamState state = stream_state(stream, last_error);
 
@@ -302,7 +302,7 @@ fanout_unregister_follower(PG_FUNCTION_ARGS)
 	if (stream_row_by_name(NameStr(*PG_GETARG_NAME(0))) == NULL)
 		PG_RETURN_VOID();
 	row = stream_row_require_grant(NameStr(*PG_GETARG_NAME(0)));
-	stream = leader_stream_find(MyDatabaseId, row->id);
+	stream = stream_record(row);
 	registration = stream != NULL ? registry_find(stream, follower) : NULL;
 	if (registration == NULL || !is_of_instance(registration, instance, &pid))
 		PG_RETURN_VOID();

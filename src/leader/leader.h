@@ -34,6 +34,9 @@ extern StreamRow *stream_row_by_id(int32 id);
 extern StreamRow *stream_row_by_name(const char *name);
 extern List *stream_rows(void);	/* all of this database */
 
+/* The row's record in shared memory; NULL: there is none yet. */
+extern LeaderStream *stream_record(const StreamRow *row);
+
 /* By name, or fail with ERRCODE_UNDEFINED_OBJECT. */
 extern StreamRow *stream_row_require(const char *name);
 

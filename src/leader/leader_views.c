@@ -143,9 +143,9 @@ distance(uint64 end, uint64 position)
 
 /* A copy of the stream's record; zeroes, which mean "starting", when there is none. */
 static LeaderStream *
-copy_stream(int32 id, int *followers)
+copy_stream(const StreamRow *row, int *followers)
 {
-	LeaderStream *stream = leader_stream_find(MyDatabaseId, id);
+	LeaderStream *stream = stream_record(row);
 	LeaderStream *copy = palloc0(sizeof(LeaderStream));
 
 	*followers = 0;
@@ -164,7 +164,7 @@ static void
 fill_stream_row(ViewRow *row, StreamRow *stream)
 {
 	int			followers;
-	LeaderStream *copy = copy_stream(stream->id, &followers);
+	LeaderStream *copy = copy_stream(stream, &followers);
 	bool		has_error = copy->worker.last_error_at != 0;
 
 	put(row, NameGetDatum(&stream->name));
@@ -280,7 +280,7 @@ fill_follower_row(ViewRow *row, StreamRow *stream, Registration *follower,
 static void
 put_followers_of(ReturnSetInfo *rsinfo, StreamRow *stream_row)
 {
-	LeaderStream *stream = leader_stream_find(MyDatabaseId, stream_row->id);
+	LeaderStream *stream = stream_record(stream_row);
 	LeaderPosition leader;
 	List	   *followers;
 	ListCell   *lc;
@@ -333,7 +333,7 @@ fanout_drop_follower(PG_FUNCTION_ARGS)
 	fanout_require_preload();
 	row = stream_row_require(NameStr(*PG_GETARG_NAME(0)));
 	stream_check_owner(row);
-	stream = leader_stream_find(MyDatabaseId, row->id);
+	stream = stream_record(row);
 	if (stream == NULL || registry_find(stream, follower) == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),

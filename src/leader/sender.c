@@ -102,7 +102,7 @@ make_sender(FunctionCallInfo fcinfo)
 
 	row = stream_row_require_grant(NameStr(sender->stream_name));
 	sender->stream_id = row->id;
-	sender->stream = leader_stream_find(MyDatabaseId, row->id);
+	sender->stream = stream_record(row);
 	if (sender->stream == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),

@@ -169,6 +169,25 @@ stream_row_by_id(int32 id)
 	return rows != NIL ? linitial(rows) : NULL;
 }
 
+/*
+ * Who claims a record after a start knows the stream's number only, so it gets its name from
+ * whoever comes first with the row.
+ */
+LeaderStream *
+stream_record(const StreamRow *row)
+{
+	LeaderStream *stream = leader_stream_find(MyDatabaseId, row->id);
+
+	if (stream != NULL)
+	{
+		SpinLockAcquire(&stream->mutex);
+		if (stream->dboid == MyDatabaseId && stream->id == row->id)
+			stream->name = row->name;
+		SpinLockRelease(&stream->mutex);
+	}
+	return stream;
+}
+
 StreamRow *
 stream_row_by_name(const char *name)
 {
@@ -532,7 +551,7 @@ end_decoder_at_commit(int32 id)
 static void
 check_no_followers(const StreamRow *row)
 {
-	LeaderStream *stream = leader_stream_find(MyDatabaseId, row->id);
+	LeaderStream *stream = stream_record(row);
 	StringInfoData names;
 	ListCell   *lc;
 
