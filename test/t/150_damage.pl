@@ -99,16 +99,31 @@ damage('a segment of another stream', sub {
 $leader->safe_psql('postgres', q{SELECT fanout.drop_stream('other')});
 wait_until('the other stream to go', sub { !grep { !/stream-1\// } segments() });
 
-# The end of the log, when the leader was not shut down: WAL has it still.
+# WAL has the end of the log as long as the slot's confirmed position has not been saved, and that
+# is when the slot advances: not while a transaction is open that it has seen.
+sub open_transaction
+{
+	my $session = $leader->background_psql('postgres');
+	$session->query_safe(q{BEGIN; SELECT pg_logical_emit_message(true, 'open', '')});
+	$leader->safe_psql('postgres', 'CHECKPOINT');
+	my $lsn = $leader->safe_psql('postgres', 'SELECT fanout.flush_wal()');
+	wait_until('the slot to come as far', sub { $leader->safe_psql('postgres',
+				qq{SELECT confirmed_flush_lsn >= '$lsn' FROM pg_replication_slots}) eq 't' });
+	return $session;
+}
+
+# The end of the log, when the leader was not shut down.
 sub torn
 {
 	my ($what, $hurt, $pattern) = @_;
 	$far->safe_psql('postgres', q{SELECT fanout.pause('app')});
+	my $session = open_transaction();
 	write_rows(2);
 	wait_for_durable();
 	my ($near_at, $far_at) = (copied_at($near), copied_at($far));
 	my $offset = -s $leader->logfile;
 	$leader->stop('immediate');
+	$session->quit;
 	$hurt->((segments())[-1]);
 	$leader->start;
 	write_rows(1);

@@ -16,7 +16,6 @@ use Fanout qw(conninfo wait_until);
 use FindBin;
 use POSIX qw(:sys_wait_h);
 use PostgreSQL::Test::Utils;
-use Time::HiRes qw(time);
 
 use constant LASTS => 6;
 
@@ -200,11 +199,25 @@ sub pgbench
 # A server that ended between PREPARE and COMMIT PREPARED has left that to us.
 sub decide_prepared
 {
-	my ($world, $older_than) = @_;
-	my $left = Chaos::Servers::value_of($world->{leader},
-		"SELECT gid FROM pg_prepared_xacts WHERE prepared < clock_timestamp() - interval '$older_than'");
+	my ($world) = @_;
+	my $left = Chaos::Servers::value_of($world->{leader}, 'SELECT gid FROM pg_prepared_xacts');
 	Chaos::Servers::run_on($world->{leader}, "COMMIT PREPARED '$_'") for split /\n/, $left // '';
-	$world->{decided_at} = time();
+	return;
+}
+
+# While there is work, a process of its own does that: we may be waiting for locks of such a
+# transaction ourselves.
+my $decide = q{while sleep 1; do
+	psql -XAt -d "$0" -c "SELECT format('COMMIT PREPARED %L', gid) FROM pg_prepared_xacts
+		WHERE prepared < clock_timestamp() - interval '3 s'" | psql -Xq -d "$0"
+done 2>/dev/null};
+
+sub start_decider
+{
+	my ($world) = @_;
+	return unless ended($world->{writers}{decider});
+	$world->{writers}{decider} =
+	  spawn($world, 'decider', 'sh', '-c', $decide, $world->{leader}{node}->connstr('postgres'));
 	return;
 }
 
@@ -212,7 +225,7 @@ sub decide_prepared
 sub tick
 {
 	my ($world) = @_;
-	decide_prepared($world, '3 s') if time() > ($world->{decided_at} // 0) + 3;
+	start_decider($world);
 	for my $writer (@writers)
 	{
 		next if $writer->{name} eq 'shapes' && !$world->{schema_changes};
@@ -273,11 +286,11 @@ sub still
 	$world->{writers} = {};
 	rest($world, $_) for values %{ $world->{checkers} };
 	wait_until('the last transactions to end', sub {
-			decide_prepared($world, '0 s');
+			decide_prepared($world);
 			(Chaos::Servers::value_of($world->{leader}, q{SELECT count(*) FROM pg_stat_activity
 				WHERE backend_type = 'client backend' AND state <> 'idle' AND pid <> pg_backend_pid()
 				  AND query NOT LIKE 'sending stream%'}) // '') eq '0' });
-	decide_prepared($world, '0 s');
+	decide_prepared($world);
 	return;
 }
 
