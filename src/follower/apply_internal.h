@@ -178,7 +178,7 @@ extern Relation find_open_index(const ApplyRelation *relation);
 /* The net effect of a key's changes, or one INSERT. */
 typedef struct BatchRow
 {
-	char		op;				/* a ChangeOp or BATCH_NOTHING */
+	uint8		op;				/* a ChangeOp or BATCH_NOTHING */
 	OldRowKind	oldkind;
 	ColumnValue *oldrow;		/* of the first change */
 	ColumnValue *newrow;		/* of the last one */
