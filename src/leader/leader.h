@@ -12,7 +12,7 @@
 #include "log/log.h"
 #include "shmem.h"
 
-/* ---------- stream.c: fanout.stream's rows and the functions on them ---------- */
+/* ---------- stream_row.c: the rows of fanout.stream ---------- */
 
 typedef struct StreamRow
 {
@@ -43,20 +43,29 @@ extern StreamRow *stream_row_require(const char *name);
 /* Fail unless the user may alter the stream: its owner and superusers. */
 extern void stream_check_owner(const StreamRow *row);
 
-/* A name[] of a List of char *. */
-extern Datum name_array_datum(List *names);
-
 /* May the user see how the stream does: its owner and members of pg_monitor? */
 extern bool stream_is_visible(const StreamRow *row);
-
-/* End the stream's decoder, so that the launcher starts another one; does not fail. */
-extern void stream_restart_decoder(int32 id);
 
 /* A reader of the stream's log, whose end was published. */
 extern LogReader *stream_log_reader(const LeaderStream *stream);
 
 /* Name of the stream's logical slot: fanout_<database oid>_<id>; slot has NAMEDATALEN bytes. */
 extern void stream_slot_name(char *slot, Oid dboid, int32 id);
+
+/*
+ * List of char * with the elements of a name[], which are names of publications:
+ * a null fails with ERRCODE_NULL_VALUE_NOT_ALLOWED.
+ */
+struct ArrayType;
+extern List *name_array_to_list(struct ArrayType *array);
+
+/* ---------- stream.c ---------- */
+
+/* End the stream's decoder, so that the launcher starts another one; does not fail. */
+extern void stream_restart_decoder(int32 id);
+
+/* A name[] of a List of char *. */
+extern Datum name_array_datum(List *names);
 
 /* ---------- stream_grant.c ---------- */
 
