@@ -249,7 +249,13 @@ extern bool tables_are_current(FollowedStream *stream, struct SnapshotData *snap
 
 /* Are all tables in line with the stream now, and is none to be copied again? */
 extern bool all_tables_current(FollowedStream *stream);
-extern void tables_settled(FollowedStream *stream, uint64 xid); /* 0: not */
+
+/*
+ * What the stream's worker last said of that in shared memory: all tables were in line
+ * after local transaction xid; 0: not all are.
+ */
+extern void tables_settled(FollowedStream *stream, uint64 xid);
+extern bool tables_are_settled(FollowedStream *stream);
 
 /* ---------- sequence.c ---------- */
 

@@ -147,8 +147,7 @@ take_sample(int index)
 	Samples    *sample = &samples[index];
 	PositionsCopy positions;
 	FollowedStream *stream = &FollowedStreams[index];
-	int64		staleness = pg_atomic_read_u64(&stream->settled_xid) == 0 ? -1 :
-		positions_staleness(stream, NULL);
+	int64		staleness = tables_are_settled(stream) ? positions_staleness(stream, NULL) : -1;
 
 	positions_read(stream, &positions);
 	sample->staleness_us[sample->count] = staleness < 0 ? UNKNOWN : staleness;

@@ -174,7 +174,7 @@ report_status(Receiver *receiver, int64 now)
 	if (durable != positions.durable_lsn)
 		positions_durable(receiver->stream, durable);
 
-	if (pg_atomic_read_u64(&receiver->stream->settled_xid) != 0)
+	if (tables_are_settled(receiver->stream))
 	{
 		receiver->status.applied_lsn = positions.applied_lsn;
 		receiver->status.applied_seq = positions.applied_seq;
@@ -229,7 +229,7 @@ note_applied(Receiver *receiver)
 		applied >= receiver->catch_up_lsn)
 	{
 		receiver->caught_up = true;
-		if (pg_atomic_read_u64(&receiver->stream->settled_xid) != 0)
+		if (tables_are_settled(receiver->stream))
 			finish_schema(receiver->row);
 		if (pg_atomic_read_u32(&receiver->stream->reread) == 0)
 			positions_state(receiver->stream, FOLLOW_STREAMING);

@@ -37,6 +37,12 @@ tables_settled(FollowedStream *stream, uint64 xid)
 	ConditionVariableBroadcast(&stream->changed);
 }
 
+bool
+tables_are_settled(FollowedStream *stream)
+{
+	return pg_atomic_read_u64(&stream->settled_xid) != 0;
+}
+
 /* The table, what it is a partition of and what are its partitions. */
 static List *
 family_of(Oid relid)

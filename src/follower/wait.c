@@ -126,7 +126,7 @@ proof_reached(FollowedStream *stream, uint64 target)
 static bool
 is_settled(FollowedStream *stream, uint64 target)
 {
-	return pg_atomic_read_u64(&stream->settled_xid) != 0;
+	return tables_are_settled(stream);
 }
 
 static void

@@ -273,7 +273,7 @@ keep_error(int32 id)
 					: FOLLOW_FAILED);
 
 	if (error->sqlerrcode == FANOUT_ERRCODE_LOST ||
-		(pg_atomic_read_u64(&my_stream->settled_xid) == 0 && apply_in_change()))
+		(!tables_are_settled(my_stream) && apply_in_change()))
 	{
 		EmitErrorReport();
 		FlushErrorState();
