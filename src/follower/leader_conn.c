@@ -37,7 +37,9 @@ typedef struct ConnectionHold
 } ConnectionHold;
 
 static ConnectionHold *holds = NULL;
-static int	last_version = PG_VERSION_NUM;
+
+/* Of the server that was connected to last; 0: none was. */
+static int	last_version = 0;
 
 static void
 release_hold(void *arg)
