@@ -4,6 +4,9 @@
 # A server is a hash: node, the PostgreSQL::Test::Cluster; down, whether we ended it; for a
 # follower also proxy, its way to the leader.  A question to a server that is down has the
 # answer undef.
+#
+# No statement may take long: it may wait for a lock that a stalled process has, and who
+# waits for it is who lets that process go on.
 package Chaos::Servers;
 
 use strict;
@@ -21,11 +24,13 @@ my @settings = (
 	'deadlock_timeout = 300ms', 'log_connections = off', 'log_replication_commands = off',
 	'wal_sender_timeout = 20s');
 
+my $patience = q{SET statement_timeout = '15s';};
+
 sub value_of
 {
 	my ($server, $query) = @_;
 	return undef if $server->{down};
-	my ($rc, $out) = eval { $server->{node}->psql('postgres', $query, timeout => 60) };
+	my ($rc, $out) = eval { $server->{node}->psql('postgres', "$patience $query", timeout => 60) };
 	return defined $rc && $rc == 0 ? $out : undef;
 }
 
@@ -35,7 +40,7 @@ sub run_on
 	my ($server, $sql) = @_;
 	return (0, 'down') if $server->{down};
 	my ($rc, $out, $err) =
-	  eval { $server->{node}->psql('postgres', $sql, timeout => 120, on_error_stop => 1) };
+	  eval { $server->{node}->psql('postgres', "$patience $sql", timeout => 120, on_error_stop => 1) };
 	return (defined $rc && $rc == 0, $err // '');
 }
 
