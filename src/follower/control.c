@@ -1,7 +1,7 @@
 /*
  * control.c
- *		What users do with a followed stream: unfollow, pause, resume, resync, and wait
- *		for its copy.
+ *		What users do with a followed stream: unfollow, pause, resume, resync, give it
+ *		another leader, and wait for its copy.
  *
  * All of them change the stream's row and, once that is committed, have the
  * worker look at it again.  A rollback does nothing.  DROP EXTENSION takes the rows of all
@@ -32,6 +32,7 @@ PG_FUNCTION_INFO_V1(fanout_unfollow);
 PG_FUNCTION_INFO_V1(fanout_pause);
 PG_FUNCTION_INFO_V1(fanout_resume);
 PG_FUNCTION_INFO_V1(fanout_resync);
+PG_FUNCTION_INFO_V1(fanout_set_leader);
 PG_FUNCTION_INFO_V1(fanout_wait_for_copy);
 
 /* ---------- at the end of the transaction ---------- */
@@ -273,16 +274,24 @@ change_row(const char *query, int32 id)
 	own_tables_end(&state);
 }
 
+/* The same; the row lives until the transaction's end. */
+static FollowedRow *
+require_stream_until_commit(FunctionCallInfo fcinfo)
+{
+	MemoryContext oldcontext = MemoryContextSwitchTo(TopTransactionContext);
+	FollowedRow *row = require_stream(fcinfo);
+
+	MemoryContextSwitchTo(oldcontext);
+	return row;
+}
+
 /* unfollow(stream name) */
 Datum
 fanout_unfollow(PG_FUNCTION_ARGS)
 {
-	FollowedRow *row;
+	FollowedRow *row = require_stream_until_commit(fcinfo);
 	PendingChange *change;
-	MemoryContext oldcontext = MemoryContextSwitchTo(TopTransactionContext);
 
-	row = require_stream(fcinfo);
-	MemoryContextSwitchTo(oldcontext);
 	change_row("DELETE FROM fanout.followed_stream WHERE id = $1", row->id);
 	followed_tables_changed();
 	change = add_pending(row->id);
@@ -324,6 +333,55 @@ fanout_resync(PG_FUNCTION_ARGS)
 	schedule_copy(row->id, relid);
 	change = add_pending(row->id);
 	change->restart = change->copy = !OidIsValid(relid);
+	PG_RETURN_VOID();
+}
+
+/* Another database is another history: its tables are copied, and the old leader is told. */
+static void
+set_leader(FollowedRow *row, const char *conninfo)
+{
+	CheckedLeader leader;
+	PendingChange *change;
+	bool		same;
+
+	leader_check_conninfo(conninfo);
+	leader_check(&leader, conninfo, NameStr(row->stream));
+	same = strtou64(leader.system, NULL, 10) == row->leader_system &&
+		leader.database == row->leader_database;
+	if (!same)
+		leader_check_name(&leader, NameStr(row->follower), NameStr(row->stream));
+	leader_disconnect(leader.conn);
+
+	followed_row_set_leader(row->id, conninfo, &leader);
+	change = add_pending(row->id);
+	change->restart = true;
+	if (same)
+		return;
+	schedule_copy(row->id, InvalidOid);
+	change->copy = true;
+	change->unregister = row;
+}
+
+/* set_leader(stream name, leader text) */
+Datum
+fanout_set_leader(PG_FUNCTION_ARGS)
+{
+	MemoryContext context = CurrentMemoryContext;
+	FollowedRow *row = require_stream_until_commit(fcinfo);
+
+	if (PG_ARGISNULL(1))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("leader must not be null")));
+	PG_TRY();
+	{
+		set_leader(row, text_to_cstring(PG_GETARG_TEXT_PP(1)));
+	}
+	PG_CATCH();
+	{
+		rethrow_without_statement(context);
+	}
+	PG_END_TRY();
 	PG_RETURN_VOID();
 }
 

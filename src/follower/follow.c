@@ -2,14 +2,9 @@
  * follow.c
  *		fanout.follow(): everything that can be checked before a follower starts.
  *
- * follow() connects to the leader and makes sure that following can work; what is
- * wrong is an error at the call, in the leader's words where they are the
- * leader's.  Then it only inserts a row and makes a hint, so that a rollback
+ * follow() connects to the leader and makes sure that following can work (see
+ * leader_check.c).  Then it only inserts a row and makes a hint, so that a rollback
  * leaves nothing but the hint, which the worker removes.
- *
- * It waits for the stream's decoder before it writes anything: leader and
- * follower may be databases of one server, and a slot is not made there while any
- * transaction that has written is open.
  */
 #include "postgres.h"
 
@@ -17,30 +12,18 @@
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "commands/dbcommands.h"
-#include "libpq-fe.h"
-#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
-#include "pgstat.h"
-#include "storage/latch.h"
-#include "utils/array.h"
 #include "utils/builtins.h"
-#include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
-#include "utils/uuid.h"
 
 #include "follower/copy.h"
 #include "follower/guard.h"
 #include "launcher.h"
 #include "own_tables.h"
 #include "replication/slot.h"
-#include "wire/machine.h"
-#include "wire/message.h"
 
 PG_FUNCTION_INFO_V1(fanout_follow);
-
-#define STREAM_TIMEOUT_MS	30000
-#define STREAM_POLL_MS		100
 
 typedef struct FollowRequest
 {
@@ -49,8 +32,6 @@ typedef struct FollowRequest
 	char	   *conninfo;
 	bool		copy_schema;
 	bool		copy_data;
-	char	   *leader_system;
-	Oid			leader_database;
 } FollowRequest;
 
 /* ---------- here ---------- */
@@ -94,115 +75,7 @@ check_server(const FollowRequest *request)
 				 errmsg("this database follows stream \"%s\" already", request->stream)));
 }
 
-static void
-check_conninfo(const char *conninfo)
-{
-	char	   *error = NULL;
-	PQconninfoOption *options = PQconninfoParse(conninfo, &error);
-	char	   *detail;
-
-	if (options != NULL)
-	{
-		PQconninfoFree(options);
-		return;
-	}
-	/* It may hold a piece of a password: for the user's eyes, not for the log. */
-	detail = error != NULL ? pchomp(error) : "out of memory";
-	PQfreemem(error);
-	ereport(ERROR,
-			(errcode(ERRCODE_SYNTAX_ERROR),
-			 errmsg("invalid connection string"),
-			 errdetail_internal("%s", detail),
-			 errdetail_log("The reason is told to the client only.")));
-}
-
 /* ---------- the leader ---------- */
-
-static void
-check_extension(PGconn *conn)
-{
-	if (leader_query_value(conn, "SELECT 1 FROM pg_catalog.pg_extension WHERE extname = 'pg_fanout'",
-						   0, NULL) == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("extension \"pg_fanout\" is not installed in the leader's database"),
-				 errhint("Run CREATE EXTENSION pg_fanout there, then fanout.create_stream().")));
-	if (strcmp(leader_query_value(conn, "SHOW wal_level", 0, NULL), "logical") != 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("\"wal_level\" of the leader is not \"logical\"")));
-	if (strcmp(leader_query_value(conn, "SELECT pg_catalog.pg_is_in_recovery()", 0, NULL), "t") == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("the leader is a standby, which can not be followed")));
-}
-
-/* Fails unless names, an array in text form, lacks the follower's name. */
-static void
-check_name(const char *names, const char *follower, const char *stream)
-{
-	ArrayType  *array = DatumGetArrayTypeP(OidInputFunctionCall(F_ARRAY_IN,
-																unconstify(char *, names),
-																NAMEOID, -1));
-	Datum	   *datums;
-	bool	   *nulls;
-	int			count;
-
-	deconstruct_array(array, NAMEOID, NAMEDATALEN, false, TYPALIGN_CHAR, &datums, &nulls, &count);
-	for (int i = 0; i < count; i++)
-	{
-		if (strcmp(NameStr(*DatumGetName(datums[i])), follower) == 0)
-			ereport(ERROR,
-					(errcode(ERRCODE_DUPLICATE_OBJECT),
-					 errmsg("stream \"%s\" has a follower named \"%s\" already", stream, follower),
-					 errhint("Choose another name, or call fanout.drop_follower() on the leader if that follower is gone.")));
-	}
-}
-
-static void
-check_like_machine(PGresult *info)
-{
-	const char *encoding = PQgetvalue(info, 0, 2);
-	const char *machine = PQgetvalue(info, 0, 3);
-
-	if (strcmp(encoding, GetDatabaseEncodingName()) != 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("the leader's encoding is %s, but this database's is %s",
-						encoding, GetDatabaseEncodingName())));
-	if (strcmp(machine, machine_description()) != 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("the leader runs on another kind of machine"),
-				 errdetail("It is \"%s\", but this one is \"%s\".", machine, machine_description())));
-}
-
-/* The stream's info once its decoder runs. */
-static PGresult *
-wait_for_stream(PGconn *conn, const FollowRequest *request)
-{
-	const char *params[] = {request->stream, psprintf("%d", FANOUT_WIRE_VERSION)};
-
-	for (int waited = 0;; waited += STREAM_POLL_MS)
-	{
-		PGresult   *info = leader_query(conn, "SELECT * FROM fanout.stream_info($1, $2)", 2, params);
-		char	   *state = pstrdup(PQgetvalue(info, 0, 0));
-
-		if (strcmp(state, "streaming") == 0)
-			return info;
-		PQclear(info);
-		if (waited >= STREAM_TIMEOUT_MS)
-			ereport(ERROR,
-					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-					 errmsg("stream \"%s\" of the leader is not streaming but %s",
-							request->stream, state),
-					 errhint("See fanout.streams on the leader.")));
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 STREAM_POLL_MS, PG_WAIT_EXTENSION);
-		ResetLatch(MyLatch);
-		CHECK_FOR_INTERRUPTS();
-	}
-}
 
 /* With the schema to come, no table of the stream may be here; without, all must be. */
 static void
@@ -255,36 +128,21 @@ warn_of_large_objects(PGconn *conn)
 }
 
 static void
-check_leader(FollowRequest *request)
+check_leader(const FollowRequest *request, CheckedLeader *leader)
 {
-	PGconn	   *conn = leader_connect(request->conninfo, "pg_fanout follow");
-	PGresult   *info;
-
-	check_extension(conn);
-	info = wait_for_stream(conn, request);
-	request->leader_system = pstrdup(PQgetvalue(info, 0, 1));
-	request->leader_database =
-		atooid(leader_query_value(conn, "SELECT oid FROM pg_catalog.pg_database"
-								  " WHERE datname = pg_catalog.current_database()", 0, NULL));
-	if (strtou64(request->leader_system, NULL, 10) == GetSystemIdentifier() &&
-		request->leader_database == MyDatabaseId)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("a database cannot follow itself")));
-	check_like_machine(info);
-	check_name(PQgetvalue(info, 0, 4), request->follower, request->stream);
-	PQclear(info);
+	leader_check(leader, request->conninfo, request->stream);
+	leader_check_name(leader, request->follower, request->stream);
 	if (request->copy_schema)
-		schema_dump_check(conn);
-	check_tables(conn, request);
-	warn_of_large_objects(conn);
-	leader_disconnect(conn);
+		schema_dump_check(leader->conn);
+	check_tables(leader->conn, request);
+	warn_of_large_objects(leader->conn);
+	leader_disconnect(leader->conn);
 }
 
 /* ---------- the row ---------- */
 
 static int32
-insert_row(const FollowRequest *request)
+insert_row(const FollowRequest *request, const CheckedLeader *leader)
 {
 	OwnTables	state;
 	Oid			types[] = {NAMEOID, OIDOID, NAMEOID, TEXTOID, BOOLOID, BOOLOID, OIDOID, TEXTOID, OIDOID};
@@ -299,8 +157,8 @@ insert_row(const FollowRequest *request)
 	values[4] = BoolGetDatum(request->copy_schema);
 	values[5] = BoolGetDatum(request->copy_data);
 	values[6] = ObjectIdGetDatum(GetUserId());
-	values[7] = CStringGetTextDatum(request->leader_system);
-	values[8] = ObjectIdGetDatum(request->leader_database);
+	values[7] = CStringGetTextDatum(leader->system);
+	values[8] = ObjectIdGetDatum(leader->database);
 
 	own_tables_begin(&state);
 	if (SPI_execute_with_args("INSERT INTO fanout.followed_stream"
@@ -316,26 +174,15 @@ insert_row(const FollowRequest *request)
 }
 
 static void
-follow(FollowRequest *request)
+follow(const FollowRequest *request)
 {
-	check_conninfo(request->conninfo);
+	CheckedLeader leader;
+
+	leader_check_conninfo(request->conninfo);
 	check_server(request);
-	check_leader(request);
-	hint_create(HINT_FOLLOWED, MyDatabaseId, insert_row(request));
+	check_leader(request, &leader);
+	hint_create(HINT_FOLLOWED, MyDatabaseId, insert_row(request, &leader));
 	launcher_wake_at_commit();
-}
-
-/* Fail with the error in flight, but keep the statement, with its password, out of the log. */
-static void
-rethrow_without_statement(MemoryContext context)
-{
-	ErrorData  *error;
-
-	MemoryContextSwitchTo(context);
-	error = CopyErrorData();
-	FlushErrorState();
-	error->hide_stmt = true;
-	ReThrowError(error);
 }
 
 /*

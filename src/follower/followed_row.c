@@ -143,6 +143,23 @@ followed_row_require(const char *stream)
 }
 
 void
+followed_row_set_leader(int32 id, const char *conninfo, const CheckedLeader *leader)
+{
+	OwnTables	state;
+	Oid			types[] = {INT4OID, TEXTOID, TEXTOID, OIDOID};
+	Datum		values[] = {Int32GetDatum(id), CStringGetTextDatum(conninfo),
+		CStringGetTextDatum(leader->system), ObjectIdGetDatum(leader->database)};
+
+	own_tables_begin(&state);
+	if (SPI_execute_with_args("UPDATE fanout.followed_stream"
+							  " SET conninfo = $2, leader_system = $3, leader_database = $4"
+							  " WHERE id = $1",
+							  lengthof(types), types, values, NULL, false, 0) != SPI_OK_UPDATE)
+		elog(ERROR, "could not write fanout.followed_stream");
+	own_tables_end(&state);
+}
+
+void
 followed_row_set_era(int32 id, const char *era)
 {
 	OwnTables	state;

@@ -62,6 +62,11 @@ extern FollowedRow *followed_row_by_name(const char *stream);
 /* Same as by_name, but fails with ERRCODE_UNDEFINED_OBJECT. */
 extern FollowedRow *followed_row_require(const char *stream);
 
+/* Where the leader is from now on, and who it is; needs a transaction. */
+struct CheckedLeader;
+extern void followed_row_set_leader(int32 id, const char *conninfo,
+									const struct CheckedLeader *leader);
+
 /* Note the leader's era, before anything of it is copied or applied; needs a transaction. */
 extern void followed_row_set_era(int32 id, const char *era);
 
@@ -142,6 +147,35 @@ extern char *conninfo_without_password(const char *conninfo);
 
 /* The era that the leader is in (leader/era.c there), as text. */
 extern char *leader_era(PGconn *conn, const char *stream);
+
+/* ---------- leader_check.c ---------- */
+
+typedef struct CheckedLeader
+{
+	PGconn	   *conn;
+	char	   *system;			/* its system identifier, in text form */
+	Oid			database;
+	char	   *followers;		/* names that the stream has: a name[], in text form */
+} CheckedLeader;
+
+/* Fail with ERRCODE_SYNTAX_ERROR unless libpq understands it. */
+extern void leader_check_conninfo(const char *conninfo);
+
+/*
+ * Connect, and fail unless this database can follow the stream there; waits until the
+ * stream is decoded.  The connection is the caller's to end; the rest is palloc'd.
+ */
+extern void leader_check(CheckedLeader *leader, const char *conninfo, const char *stream);
+
+/* Fail with ERRCODE_DUPLICATE_OBJECT when the stream there has a follower of that name. */
+extern void leader_check_name(const CheckedLeader *leader, const char *follower,
+							  const char *stream);
+
+/*
+ * In PG_CATCH(): fail with the error in flight, but keep the statement, with its
+ * password, out of the log.
+ */
+pg_noreturn extern void rethrow_without_statement(MemoryContext context);
 
 /* ---------- worker.c ---------- */
 

@@ -136,6 +136,10 @@ fill_record(const FollowedRow *row)
 {
 	char	   *leader = conninfo_without_password(row->conninfo);
 
+	/* What is known of another leader's positions must not answer for this one's. */
+	if (my_stream->leader_system != row->leader_system ||
+		my_stream->leader_dboid != row->leader_database)
+		positions_reset(my_stream, FOLLOW_STARTING);
 	SpinLockAcquire(&my_stream->mutex);
 	my_stream->stream = row->stream;
 	my_stream->follower = row->follower;

@@ -232,6 +232,11 @@ RETURNS void AS 'MODULE_PATHNAME', 'fanout_unfollow' LANGUAGE C VOLATILE STRICT;
 COMMENT ON FUNCTION fanout.unfollow(name) IS
     'stop following a stream; the tables stay as they are and become writable';
 
+CREATE FUNCTION fanout.set_leader(stream name, leader text)
+RETURNS void AS 'MODULE_PATHNAME', 'fanout_set_leader' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION fanout.set_leader(name, text) IS
+    'follow the stream at another address, or with another password; tables are copied again only from another leader';
+
 CREATE FUNCTION fanout.pause(stream name)
 RETURNS void AS 'MODULE_PATHNAME', 'fanout_pause' LANGUAGE C VOLATILE STRICT;
 COMMENT ON FUNCTION fanout.pause(name) IS 'stop applying changes until fanout.resume()';
