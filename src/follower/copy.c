@@ -304,18 +304,12 @@ step_indexes(FollowedRow *row)
 	end_step();
 }
 
-void
-initial_copy(FollowedStream *stream, FollowedRow *row)
+/* All steps that need the leader, in a transaction there that holds locks and a snapshot. */
+static void
+copy_from_leader(FollowedRow *row)
 {
-	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "pg_fanout initial copy",
-												  ALLOCSET_DEFAULT_SIZES);
-	MemoryContext oldcontext = MemoryContextSwitchTo(context);
-	CopySession *session;
+	CopySession *session = copy_session_begin(row);
 
-	copier_end(stream);
-	copy_wait_for_helpers(row->id);
-	MemoryContextSwitchTo(context);
-	session = copy_session_begin(row);
 	begin_step("preparing to copy");
 	followed_row_set_era(row->id, session->era);
 	end_step();
@@ -327,10 +321,25 @@ initial_copy(FollowedStream *stream, FollowedRow *row)
 		step_tables(row, session);
 	if (strcmp(row->copy_state, COPY_DATA) == 0)
 		step_data(row, session);
+	leader_disconnect(session->conn);
+}
+
+/* Indexes may take hours: nothing is open on the leader meanwhile. */
+void
+initial_copy(FollowedStream *stream, FollowedRow *row)
+{
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "pg_fanout initial copy",
+												  ALLOCSET_DEFAULT_SIZES);
+	MemoryContext oldcontext = MemoryContextSwitchTo(context);
+
+	copier_end(stream);
+	copy_wait_for_helpers(row->id);
+	MemoryContextSwitchTo(context);
+	if (strcmp(row->copy_state, COPY_INDEXES) != 0)
+		copy_from_leader(row);
 	if (strcmp(row->copy_state, COPY_INDEXES) == 0)
 		step_indexes(row);
 
-	leader_disconnect(session->conn);
 	MemoryContextSwitchTo(oldcontext);
 	MemoryContextDelete(context);
 }
