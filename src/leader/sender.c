@@ -5,7 +5,7 @@
  * The sender is an ordinary backend.  The procedure drops its snapshot by a
  * commit, answers the CALL with CopyBothResponse and from then on moves frames
  * from the change log to the socket, and messages (wire/message.h) both ways,
- * until the follower sends CopyDone.  Errors end it as they end any statement.
+ * until the follower sends CopyDone.
  *
  * It reads the log up to the end that is published in the stream's record,
  * and says MSG_PROGRESS when it has sent all of it.  With nothing to do it
@@ -19,16 +19,23 @@
  * the follower comes back with the position it has applied.
  *
  * The output buffer holds one chunk at most, and nothing here waits inside a
- * write: only pq_putmessage_noblock() and pq_flush_if_writable() are used.  A
- * commit once a second keeps the transaction young.
+ * write: only pq_putmessage_noblock() and pq_flush_if_writable() are used.  Who waits
+ * there heeds no barrier, and has every DROP DATABASE of the server wait.  The server
+ * writes its reports so, and those of errors with interrupts held.  So they go to the log
+ * alone while the sender streams; an error that ends the stream goes to the follower, too,
+ * as that of any statement, if it can't block (end_with_error).  A commit once a second
+ * keeps the transaction young.
  *
  * The sender owns its follower's entry (Registration) from sender_attach() to
  * sender_detach(), see sender_entry.c.
  */
 #include "postgres.h"
 
+#include <poll.h>
+
 #include "access/xlog.h"
 #include "executor/spi.h"
+#include "libpq/libpq-be.h"
 #include "libpq/libpq.h"
 #include "libpq/pqformat.h"
 #include "miscadmin.h"
@@ -177,32 +184,58 @@ report_activity(const Sender *sender)
 /* ---------- output ---------- */
 
 /*
- * Level for an error within the stream.  With output pending, its report could
- * block in a write to a follower that does not read; then end the connection
- * without one, and the follower learns the reason when it connects again.
+ * Could what is sent now wait for the follower to read?  The kernel calls a socket
+ * writable when a good part of its buffer is free, which has room for a report.
  */
-int
-sender_error_level(void)
+static bool
+output_may_block(void)
 {
-	if (!pq_is_send_pending())
-		return ERROR;
-	whereToSendOutput = DestNone;
-	return FATAL;
+	struct pollfd out = {.fd = MyProcPort->sock, .events = POLLOUT};
+
+	return pq_is_send_pending() || poll(&out, 1, 0) != 1;
 }
 
-/* Likewise when the sender is told to end. */
+void
+sender_allow_report(void)
+{
+	whereToSendOutput = output_may_block() ? DestNone : DestRemote;
+}
+
 void
 sender_check_interrupts(void)
 {
 	if (ProcDiePending)
-		(void) sender_error_level();
+		sender_allow_report();
 	CHECK_FOR_INTERRUPTS();
+}
+
+/*
+ * Rethrow an error of the stream.  If its report could block, end the connection without
+ * one: the follower learns the reason when it connects again.
+ */
+static void
+end_with_error(Sender *sender)
+{
+	ErrorData  *error;
+
+	if (whereToSendOutput == DestRemote)
+		PG_RE_THROW();			/* from before the stream */
+	MemoryContextSwitchTo(sender->context);
+	error = CopyErrorData();
+	FlushErrorState();
+	sender_allow_report();
+	if (whereToSendOutput == DestNone)
+	{
+		error->elevel = FATAL;
+		ThrowErrorData(error);
+	}
+	error->output_to_client = true;
+	ReThrowError(error);
 }
 
 void
 sender_connection_lost(const Sender *sender)
 {
-	whereToSendOutput = DestNone;
 	ereport(FATAL,
 			(errcode(ERRCODE_CONNECTION_FAILURE),
 			 errmsg("connection to follower \"%s\" was lost", NameStr(sender->follower))));
@@ -322,15 +355,17 @@ tick(Sender *sender)
 		return;
 	sender->ticked_at = now;
 	if (!stream_may_follow(NameStr(sender->stream_name)))
-		ereport(sender_error_level(),
+		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("permission for stream \"%s\" was revoked", NameStr(sender->stream_name))));
 	SPI_commit();
-	if (server_is_stopping())
-		ereport(Max(FATAL, sender_error_level()),
-				(errcode(ERRCODE_ADMIN_SHUTDOWN),
-				 errmsg("the sender to follower \"%s\" ends because the server is shutting down",
-						NameStr(sender->follower))));
+	if (!server_is_stopping())
+		return;
+	sender_allow_report();
+	ereport(FATAL,
+			(errcode(ERRCODE_ADMIN_SHUTDOWN),
+			 errmsg("the sender to follower \"%s\" ends because the server is shutting down",
+					NameStr(sender->follower))));
 }
 
 static LogView
@@ -339,13 +374,13 @@ check_log(Sender *sender)
 	LogView		view = view_log(sender);
 
 	if (!view.exists)
-		ereport(sender_error_level(),
+		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("stream \"%s\" was dropped", NameStr(sender->stream_name))));
 	if (view.end.generation != sender->generation)
 	{
 		if (!sender->at_end)
-			ereport(sender_error_level(),
+			ereport(ERROR,
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 					 errmsg("the change log of stream \"%s\" was restarted",
 							NameStr(sender->stream_name)),
@@ -441,6 +476,22 @@ sender_loop(Sender *sender)
 	MemoryContextSwitchTo(oldcontext);
 }
 
+/* The follower has said CopyDone: the server's answer to that may not block either. */
+static void
+finish_output(Sender *sender)
+{
+	while (output_may_block())
+	{
+		sender_check_interrupts();
+		sender_check_entry(sender);
+		flush_output(sender);
+		tick(sender);
+		ModifyWaitEvent(FeBeWaitSet, FeBeWaitSetSocketPos, WL_SOCKET_WRITEABLE, NULL);
+		(void) wait_for_events();
+		ResetLatch(MyLatch);
+	}
+}
+
 /*
  * The log is not what the decoder wrote: have another decoder look at all of it.  What it
  * can't keep or decode again is gone then, and with it the place of the followers that
@@ -496,12 +547,15 @@ send_changes(Sender *sender)
 		open_log(sender, &view.end);
 		report_activity(sender);
 		start_copy_both();
+		whereToSendOutput = DestNone;
 		sender_loop(sender);
+		finish_output(sender);
+		whereToSendOutput = DestRemote;
 	}
 	PG_CATCH();
 	{
 		check_damage(sender, geterrcode());
-		PG_RE_THROW();
+		end_with_error(sender);
 	}
 	PG_END_TRY();
 }

@@ -35,14 +35,14 @@ typedef struct Sender
 	uint32		turns;			/* of the loop without a sleep */
 	bool		done;			/* the follower sent CopyDone */
 	TimestampTz ticked_at;
-	StringInfoData in;
+	StringInfoData in;			/* what has come of a message, header included */
 	StringInfoData out;
 	MemoryContext context;		/* of everything here */
 	MemoryContext loop_context; /* reset with every turn */
 } Sender;
 
-/* sender.c: ERROR, or FATAL when an error's report could block. */
-extern int	sender_error_level(void);
+/* sender.c: while it streams, have the report of a FATAL error go out if it can't block. */
+extern void sender_allow_report(void);
 extern void sender_check_interrupts(void);
 pg_noreturn extern void sender_connection_lost(const Sender *sender);
 

@@ -224,7 +224,7 @@ sender_detach(Sender *sender)
 static void
 fail_lost(const Sender *sender)
 {
-	ereport(sender_error_level(),
+	ereport(ERROR,
 			(errcode(FANOUT_ERRCODE_LOST),
 			 errmsg("follower \"%s\" has lost its position in stream \"%s\"",
 					NameStr(sender->follower), NameStr(sender->stream_name)),
@@ -246,7 +246,7 @@ sender_check_entry(Sender *sender)
 	SpinLockRelease(&registration->mutex);
 
 	if (!ours)
-		ereport(sender_error_level(),
+		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("follower \"%s\" was dropped from stream \"%s\" or registered again",
 						NameStr(sender->follower), NameStr(sender->stream_name))));

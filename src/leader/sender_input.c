@@ -7,6 +7,9 @@
  * out when the output buffer is empty next (sender.c), and only the newest question
  * gets one.  A question also has the decoder flush and decode up to there.
  *
+ * A message is collected byte by byte as it comes, without ever waiting for the rest:
+ * there are only a few of them in a second, and they are short.
+ *
  * The follower is another server: what it says is checked (sender_entry.c holds a status
  * against what is known of it), and no message may be large.
  */
@@ -15,12 +18,16 @@
 #include "access/xlog.h"
 #include "libpq/libpq.h"
 #include "libpq/pqformat.h"
+#include "port/pg_bswap.h"
 #include "storage/ipc.h"
 
 #include "compat.h"
 #include "leader/leader.h"
 #include "leader/sender.h"
 #include "wire/message.h"
+
+/* Of a message of the protocol: its type, and its length, which counts itself. */
+#define HEADER_SIZE		(1 + sizeof(uint32))
 
 /* Numbers rise by one; a follower that skips some is not believed those between. */
 static void
@@ -60,11 +67,12 @@ receive_question(Sender *sender, const char *data, Size len)
 static void
 receive_data(Sender *sender)
 {
-	const char *data = sender->in.data + 1;
-	Size		len = sender->in.len - 1;
+	char		kind = pq_getmsgbyte(&sender->in);
+	const char *data = sender->in.data + sender->in.cursor;
+	Size		len = sender->in.len - sender->in.cursor;
 	StatusMessage status;
 
-	switch (sender->in.len > 0 ? sender->in.data[0] : '\0')
+	switch (kind)
 	{
 		case MSG_QUESTION:
 			receive_question(sender, data, len);
@@ -96,8 +104,8 @@ receive_message(Sender *sender, unsigned char type)
 		case 'f':				/* CopyFail */
 			ereport(ERROR,
 					(errcode(ERRCODE_QUERY_CANCELED),
-					 errmsg("follower \"%s\" ended the stream: %s",
-							NameStr(sender->follower), pq_getmsgstring(&sender->in))));
+					 errmsg("follower \"%s\" ended the stream", NameStr(sender->follower)),
+					 errdetail_log("%s", pq_getmsgstring(&sender->in))));
 			break;
 		case 'H':				/* Flush and Sync, as COPY does */
 		case 'S':
@@ -105,11 +113,51 @@ receive_message(Sender *sender, unsigned char type)
 		case 'X':				/* Terminate */
 			proc_exit(0);
 		default:
+			sender_allow_report();
 			ereport(FATAL,
 					(errcode(ERRCODE_PROTOCOL_VIOLATION),
 					 errmsg("invalid message type %d from follower \"%s\"",
 							type, NameStr(sender->follower))));
 	}
+}
+
+/* Add a byte to the message that is coming; false: none has arrived. */
+static bool
+receive_byte(Sender *sender)
+{
+	unsigned char byte;
+	int			result;
+
+	if (sender->in.len == 0)
+		pq_startmsgread();
+	result = pq_getbyte_if_available(&byte);
+	if (result < 0)
+		sender_connection_lost(sender);
+	if (result > 0)
+		appendStringInfoChar(&sender->in, (char) byte);
+	else if (sender->in.len == 0)
+		pq_endmsgread();
+	return result > 0;
+}
+
+static bool
+message_is_whole(const Sender *sender)
+{
+	uint32		len;
+
+	if (sender->in.len < HEADER_SIZE)
+		return false;
+	memcpy(&len, sender->in.data + 1, sizeof(len));
+	len = pg_ntoh32(len);
+	if (len < sizeof(len) || len > PQ_SMALL_MESSAGE_LIMIT)
+	{
+		sender_allow_report();
+		ereport(FATAL,
+				(errcode(ERRCODE_PROTOCOL_VIOLATION),
+				 errmsg("invalid message length %u from follower \"%s\"",
+						len, NameStr(sender->follower))));
+	}
+	return sender->in.len == len + 1;
 }
 
 /*
@@ -119,23 +167,14 @@ receive_message(Sender *sender, unsigned char type)
 void
 sender_receive(Sender *sender)
 {
-	while (!sender->done && sender->may_have_input)
+	while (!sender->done && sender->may_have_input && receive_byte(sender))
 	{
-		unsigned char type;
-		int			result;
-
-		pq_startmsgread();
-		result = pq_getbyte_if_available(&type);
-		if (result < 0)
-			sender_connection_lost(sender);
-		if (result == 0)
-		{
-			pq_endmsgread();
-			break;
-		}
-		if (pq_getmessage(&sender->in, PQ_SMALL_MESSAGE_LIMIT) != 0)
-			sender_connection_lost(sender);
-		receive_message(sender, type);
+		if (!message_is_whole(sender))
+			continue;
+		pq_endmsgread();
+		sender->in.cursor = HEADER_SIZE;
+		receive_message(sender, sender->in.data[0]);
+		resetStringInfo(&sender->in);
 		sender_check_interrupts();
 	}
 }
