@@ -13,7 +13,8 @@
  *
  * Tables that were copied beside the stream (copy_beside.c) are behind.  Then the leader
  * sends what was applied already once more, and of that only changes of these tables are
- * applied, in a local transaction that ends where the last group did.
+ * applied, in a local transaction that ends where the last group did.  What their copy saw
+ * may be newer than that: until the stream has passed it they are ahead.
  *
  * All changes of a group see one snapshot's rows and those of the commands before
  * them.  Any error ends the worker, and with it the group.
@@ -82,6 +83,13 @@ static struct
 
 static MemoryContext applier_context;
 
+/* What is committed by now has all tables in line with the stream, or not. */
+static void
+tell_settled(void)
+{
+	tables_settled(applier.stream, relation_map_all_current() ? applier.local_xid : 0);
+}
+
 void
 apply_start(FollowedStream *stream, const FollowedRow *row)
 {
@@ -110,7 +118,7 @@ apply_start(FollowedStream *stream, const FollowedRow *row)
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(applier_context);
 	applier.behind = relation_map_in_state(TABLE_BEHIND);
-	tables_settled(stream, relation_map_all_current() ? applier.local_xid : 0);
+	tell_settled();
 }
 
 /* ---------- groups ---------- */
@@ -198,6 +206,22 @@ report_changes(void)
 	}
 }
 
+/* The stream has passed what copies saw ahead of it, when it gets to lsn. */
+static bool
+passes_copies(XLogRecPtr lsn)
+{
+	XLogRecPtr	until = relation_map_ahead_until();
+
+	return !XLogRecPtrIsInvalid(until) && lsn >= until;
+}
+
+static void
+put_in_line(void)
+{
+	tables_in_line(applier.followed_id);
+	relation_map_reload();
+}
+
 void
 apply_commit_group(void)
 {
@@ -205,13 +229,19 @@ apply_commit_group(void)
 		.previous = error_context_stack,
 		.callback = apply_error_context,
 	};
+	bool		in_line;
 
 	if (!applier.in_group || applier.in_txn || applier.behind != NIL)
 		return;
 	error_context_stack = &callback;
 	group_close_relations();
 	error_context_stack = callback.previous;
+	in_line = passes_copies(applier.last.end_lsn);
+	if (in_line)
+		put_in_line();
 	commit_local();
+	if (in_line)
+		tell_settled();
 	applier.in_group = false;
 	applier.applied_lsn = applier.last.end_lsn;
 	applier.applied_seq = applier.last.seq;
@@ -241,26 +271,14 @@ apply_start_lsn(void)
 		Min(applier.applied_lsn, applier.copy_lsn);
 }
 
-/* A table that is to be copied again by now stays as it is, and needs the log still. */
+/* A local transaction that leaves the stream where it is. */
 static void
-note_in_line(void)
+commit_states(void)
 {
-	OwnTables	state;
-	Oid			types[] = {INT4OID, OIDARRAYOID};
-	Datum		values[] = {Int32GetDatum(applier.followed_id), oid_array_datum(applier.behind)};
-
-	own_tables_begin(&state);
-	if (SPI_execute_with_args("UPDATE fanout.followed_table SET state = 'c'"
-							  " WHERE followed_id = $1 AND relid = ANY ($2) AND state = 'b'",
-							  lengthof(types), types, values, NULL, false, 0) != SPI_OK_UPDATE ||
-		SPI_execute_with_args("UPDATE fanout.followed_stream SET copy_lsn = NULL"
-							  " WHERE id = $1 AND NOT EXISTS (SELECT FROM fanout.followed_table"
-							  " WHERE followed_id = $1 AND state <> 'c')",
-							  1, types, values, NULL, false, 0) != SPI_OK_UPDATE)
-		elog(ERROR, "could not write which tables are in line");
-	if (SPI_processed > 0)
-		applier.copy_lsn = InvalidXLogRecPtr;
-	own_tables_end(&state);
+	applier.last.end_lsn = applier.applied_lsn;
+	commit_local();
+	applier.in_group = false;
+	tell_settled();
 }
 
 /* All is applied to them that was applied to the others. */
@@ -277,22 +295,29 @@ finish_replay(void)
 	error_context_stack = &callback;
 	group_close_relations();
 	error_context_stack = callback.previous;
-	note_in_line();
+	if (tables_replayed(applier.followed_id, applier.behind))
+		applier.copy_lsn = InvalidXLogRecPtr;
 	relation_map_reload();
-	applier.last.end_lsn = applier.applied_lsn;
-	commit_local();
-	applier.in_group = false;
+	if (passes_copies(applier.applied_lsn))
+		put_in_line();
 	list_free(applier.behind);
 	applier.behind = NIL;
+	commit_states();
 	report_changes();
-	tables_settled(applier.stream, relation_map_all_current() ? applier.local_xid : 0);
 }
 
 void
 apply_received(XLogRecPtr lsn)
 {
-	if (applier.behind != NIL && !applier.in_txn && lsn >= applier.applied_lsn)
+	if (applier.in_txn)
+		return;
+	if (applier.behind != NIL && lsn >= applier.applied_lsn)
 		finish_replay();
+	if (applier.in_group || !passes_copies(lsn))
+		return;
+	begin_group();
+	put_in_line();
+	commit_states();
 }
 
 /* ---------- frames ---------- */

@@ -326,7 +326,7 @@ touched_and_not_current(void)
 	{
 		FollowedTable *table = relation_map_table(lfirst_oid(lc));
 
-		if (table != NULL && table->state != TABLE_COPIED)
+		if (table != NULL && (table->state == TABLE_PENDING || table->state == TABLE_BEHIND))
 			relids = lappend_oid(relids, table->relid);
 	}
 	return relids;

@@ -107,12 +107,14 @@ extern bool relation_wants(ApplyRelation *relation, const LogTxn *txn);
 extern FollowedTable *relation_map_table(Oid relid);
 extern FollowedTable *relation_map_leader_table(Oid leader_relid);
 
-/* Did the copy of a local table see what the transaction did? */
-
-/* Oids of the local tables in that state; are all copied, and none is behind? */
+/* Oids of the local tables in that state; are all in line with the stream? */
 extern List *relation_map_in_state(char state);
 extern bool relation_map_all_current(void);
 
+/* From here on no table is ahead of the stream; Invalid: none is. */
+extern XLogRecPtr relation_map_ahead_until(void);
+
+/* Did the copy of a local table see what the transaction did? */
 extern bool relation_copied_after(Oid relid, const LogTxn *txn);
 
 /* Was the transaction visible in a snapshot "xmin:xmax:xip,xip,..."? */

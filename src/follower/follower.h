@@ -97,6 +97,7 @@ typedef struct FollowedTable
 
 #define TABLE_PENDING	'p'		/* to be copied */
 #define TABLE_BEHIND	'b'		/* copied beside the stream; changes that came meanwhile are missing */
+#define TABLE_AHEAD		'a'		/* ... are there; the copy has more, up to filter_until */
 #define TABLE_COPIED	'c'		/* copied, or never needed a copy */
 
 /* All tables of a followed stream, List of FollowedTable in the current context. */
@@ -290,6 +291,13 @@ extern bool all_tables_current(FollowedStream *stream);
  */
 extern void tables_settled(FollowedStream *stream, uint64 xid);
 extern bool tables_are_settled(FollowedStream *stream);
+
+/*
+ * Tables that were behind have what the others have, and may have more; returns whether
+ * no copy needs the leader's log any more.  Then: the stream has passed all that.
+ */
+extern bool tables_replayed(int32 followed_id, List *relids);
+extern void tables_in_line(int32 followed_id);
 
 /* ---------- sequence.c ---------- */
 

@@ -40,6 +40,7 @@ static MemoryContext relations_context = NULL;
 static int32 followed_id;
 static bool all_tables;		/* the stream names no publications */
 static List *tables;			/* of FollowedTable, as of relation_map_reload() */
+static XLogRecPtr ahead_until;	/* see relation_map_ahead_until() */
 static MemoryContext tables_context = NULL;
 
 /* ---------- the table ---------- */
@@ -90,12 +91,20 @@ void
 relation_map_reload(void)
 {
 	MemoryContext oldcontext;
+	ListCell   *lc;
 
 	invalidate_relation((Datum) 0, InvalidOid);
 	MemoryContextReset(tables_context);
 	oldcontext = MemoryContextSwitchTo(tables_context);
 	tables = followed_tables(followed_id);
 	MemoryContextSwitchTo(oldcontext);
+
+	ahead_until = InvalidXLogRecPtr;
+	foreach(lc, tables)
+	{
+		if (((FollowedTable *) lfirst(lc))->state == TABLE_AHEAD)
+			ahead_until = Max(ahead_until, ((FollowedTable *) lfirst(lc))->filter_until);
+	}
 }
 
 void
@@ -393,7 +402,8 @@ snapshot_sees(const char *snapshot, uint64 xid)
 static bool
 comes_with_copy(ApplyRelation *relation, const LogTxn *txn)
 {
-	if (relation->state != (apply_is_replaying() ? TABLE_BEHIND : TABLE_COPIED))
+	if ((relation->state == TABLE_BEHIND) != apply_is_replaying() ||
+		relation->state == TABLE_PENDING || relation->state == '\0')
 		return true;
 	if (relation->filter_snapshot == NULL)
 		return false;
@@ -439,7 +449,14 @@ relation_map_in_state(char state)
 bool
 relation_map_all_current(void)
 {
-	return relation_map_in_state(TABLE_PENDING) == NIL && relation_map_in_state(TABLE_BEHIND) == NIL;
+	return relation_map_in_state(TABLE_PENDING) == NIL &&
+		relation_map_in_state(TABLE_BEHIND) == NIL && XLogRecPtrIsInvalid(ahead_until);
+}
+
+XLogRecPtr
+relation_map_ahead_until(void)
+{
+	return ahead_until;
 }
 
 bool

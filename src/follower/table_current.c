@@ -3,8 +3,10 @@
  *		Is a table in line with its stream?
  *
  * While a table is copied beside the stream (copy_beside.c) it is older than the stream's
- * other tables.  Its row in fanout.followed_table says so, to each snapshot what was true
- * for it: the row changes in the transaction that puts the table in line.
+ * other tables, and then newer: the leader's snapshot that it was copied with may have
+ * seen what the stream has not brought yet.  Its row in fanout.followed_table says so, to
+ * each snapshot what was true for it: the row changes in the transaction that puts the
+ * table in line.
  *
  * Looking there takes time, so the stream's record has a short cut: settled_xid, a local
  * transaction after which all tables were in line, or 0.  The worker sets it to 0 before it
@@ -19,11 +21,14 @@
 #include "catalog/namespace.h"
 #include "catalog/partition.h"
 #include "catalog/pg_inherits.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/snapmgr.h"
 
 #include "follower/follower.h"
+#include "own_tables.h"
 
 /* Columns of fanout.followed_table, as the extension's script has them. */
 #define Anum_followed_table_followed_id	1
@@ -53,9 +58,9 @@ family_of(Oid relid)
 		list_concat(family, get_partition_ancestors(relid)) : family;
 }
 
-/* Is any of these tables (NIL: any table) pending or behind for the snapshot? */
+/* Is any of these tables (NIL: any table) not in line for the snapshot? */
 static bool
-any_is_behind(int32 followed_id, List *relids, Snapshot snapshot)
+any_out_of_line(int32 followed_id, List *relids, Snapshot snapshot)
 {
 	Relation	rel = table_open(get_relname_relid("followed_table",
 												get_namespace_oid(FANOUT_SCHEMA, false)),
@@ -63,12 +68,12 @@ any_is_behind(int32 followed_id, List *relids, Snapshot snapshot)
 	ScanKeyData key;
 	SysScanDesc scan;
 	HeapTuple	tuple;
-	bool		behind = false;
+	bool		found = false;
 
 	ScanKeyInit(&key, Anum_followed_table_followed_id, BTEqualStrategyNumber, F_INT4EQ,
 				Int32GetDatum(followed_id));
 	scan = systable_beginscan(rel, InvalidOid, false, snapshot, 1, &key);
-	while (!behind && HeapTupleIsValid(tuple = systable_getnext(scan)))
+	while (!found && HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
 		bool		isnull;
 		Datum		relid = heap_getattr(tuple, Anum_followed_table_relid, RelationGetDescr(rel),
@@ -76,12 +81,12 @@ any_is_behind(int32 followed_id, List *relids, Snapshot snapshot)
 		Datum		state = heap_getattr(tuple, Anum_followed_table_state, RelationGetDescr(rel),
 										 &isnull);
 
-		behind = DatumGetChar(state) != TABLE_COPIED &&
+		found = DatumGetChar(state) != TABLE_COPIED &&
 			(relids == NIL || list_member_oid(relids, DatumGetObjectId(relid)));
 	}
 	systable_endscan(scan);
 	table_close(rel, AccessShareLock);
-	return behind;
+	return found;
 }
 
 /* The short cut.  False: who wants to know must look. */
@@ -97,13 +102,13 @@ bool
 table_is_current(FollowedStream *stream, Oid relid, Snapshot snapshot)
 {
 	return is_settled_for(stream, snapshot) ||
-		!any_is_behind(stream->id, family_of(relid), snapshot);
+		!any_out_of_line(stream->id, family_of(relid), snapshot);
 }
 
 bool
 tables_are_current(FollowedStream *stream, Snapshot snapshot)
 {
-	return is_settled_for(stream, snapshot) || !any_is_behind(stream->id, NIL, snapshot);
+	return is_settled_for(stream, snapshot) || !any_out_of_line(stream->id, NIL, snapshot);
 }
 
 /* Without the short cut: a copy counts from the moment it is wanted. */
@@ -111,8 +116,48 @@ bool
 all_tables_current(FollowedStream *stream)
 {
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
-	bool		current = !any_is_behind(stream->id, NIL, snapshot);
+	bool		current = !any_out_of_line(stream->id, NIL, snapshot);
 
 	UnregisterSnapshot(snapshot);
 	return current;
+}
+
+/* ---------- the applier's side ---------- */
+
+/* A table that is to be copied again by now stays as it is, and needs the log still. */
+bool
+tables_replayed(int32 followed_id, List *relids)
+{
+	OwnTables	state;
+	Oid			types[] = {INT4OID, OIDARRAYOID};
+	Datum		values[] = {Int32GetDatum(followed_id), oid_array_datum(relids)};
+	bool		all;
+
+	own_tables_begin(&state);
+	if (SPI_execute_with_args("UPDATE fanout.followed_table SET state = 'a'"
+							  " WHERE followed_id = $1 AND relid = ANY ($2) AND state = 'b'",
+							  lengthof(types), types, values, NULL, false, 0) != SPI_OK_UPDATE ||
+		SPI_execute_with_args("UPDATE fanout.followed_stream SET copy_lsn = NULL"
+							  " WHERE id = $1 AND NOT EXISTS (SELECT FROM fanout.followed_table"
+							  " WHERE followed_id = $1 AND state IN ('p', 'b'))",
+							  1, types, values, NULL, false, 0) != SPI_OK_UPDATE)
+		elog(ERROR, "could not write which tables are replayed");
+	all = SPI_processed > 0;
+	own_tables_end(&state);
+	return all;
+}
+
+void
+tables_in_line(int32 followed_id)
+{
+	OwnTables	state;
+	Oid			types[] = {INT4OID};
+	Datum		values[] = {Int32GetDatum(followed_id)};
+
+	own_tables_begin(&state);
+	if (SPI_execute_with_args("UPDATE fanout.followed_table SET state = 'c'"
+							  " WHERE followed_id = $1 AND state = 'a'",
+							  lengthof(types), types, values, NULL, false, 0) != SPI_OK_UPDATE)
+		elog(ERROR, "could not write which tables are in line");
+	own_tables_end(&state);
 }

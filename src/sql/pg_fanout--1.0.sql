@@ -310,7 +310,7 @@ CREATE VIEW fanout.table_staleness AS
 SELECT f.stream, t.relid::regclass AS relation,
     CASE WHEN t.state = 'p' AND c.relid IS NULL THEN 'pending'
          WHEN t.state = 'p' THEN 'copying'
-         WHEN t.state = 'b' THEN 'catching up'
+         WHEN t.state IN ('b', 'a') THEN 'catching up'
          WHEN f.copy_state <> 'done' THEN 'copied'
          ELSE s.state END AS state,
     coalesce(c.copied_rows, t.copied_rows) AS copied_rows,
