@@ -184,6 +184,13 @@ apply_needs_copy(void)
 }
 
 void
+apply_tables_gone(void)
+{
+	if (!tables_are_settled(applier.stream) && relation_map_all_current())
+		applier.reread = true;
+}
+
+void
 apply_count(ApplyRelation *relation)
 {
 	if (relation->changes++ == 0)

@@ -290,6 +290,7 @@ update_followed_tables(void)
 {
 	OwnTables	state;
 
+	followed_row_lock(ddl.row->id);
 	own_tables_begin(&state);
 	change_followed_tables("DELETE FROM fanout.followed_table t WHERE t.followed_id = $1"
 						   " AND NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = t.relid)", 1);
@@ -307,6 +308,7 @@ update_followed_tables(void)
 	own_tables_end(&state);
 	followed_tables_changed();
 	relation_map_reload();
+	apply_tables_gone();
 }
 
 /*

@@ -143,6 +143,9 @@ extern void apply_count(ApplyRelation *relation);
 /* Once it is committed, the worker has to look for tables to copy. */
 extern void apply_needs_copy(void);
 
+/* Tables may have gone: the last of those that were not in line was one of them, perhaps. */
+extern void apply_tables_gone(void);
+
 /* Is what comes now applied already, but for tables that were copied beside the stream? */
 extern bool apply_is_replaying(void);
 

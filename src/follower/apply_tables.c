@@ -135,6 +135,7 @@ apply_tables(const Change *change, const LogTxn *txn)
 	ListCell   *lc;
 
 	group_close_relations();
+	followed_row_lock(stream_row->id);
 	foreach(lc, table_list_decode(change->body, change->body_len))
 	{
 		ListedTable *table = lfirst(lc);
@@ -151,5 +152,6 @@ apply_tables(const Change *change, const LogTxn *txn)
 	note_joining(joined);
 	followed_tables_changed();
 	relation_map_reload();
+	apply_tables_gone();
 	return true;
 }

@@ -116,6 +116,7 @@ list_tables(const FollowedRow *row, const CopySession *session, bool missing_ok)
 	List	   *missing = NIL;
 	ListCell   *lc;
 
+	followed_row_lock(row->id);
 	copy_change_rows("DELETE FROM fanout.followed_table WHERE followed_id = $1", row->id);
 	foreach(lc, session->tables)
 	{
@@ -352,6 +353,7 @@ schedule_copy(int32 followed_id, Oid relid)
 	const char *pending = "UPDATE fanout.followed_table SET state = 'p', copy_number = copy_number + 1"
 		" WHERE followed_id = $1";
 
+	followed_row_lock(followed_id);
 	if (!OidIsValid(relid))
 	{
 		copy_change_rows(pending, followed_id);

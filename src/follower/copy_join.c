@@ -152,6 +152,7 @@ join_tables(const FollowedRow *row, const CopySession *session)
 		return;
 	if (row->copy_schema && session->ddl)
 		make_tables(row, session, missing_tables(session, row->joining));
+	followed_row_lock(row->id);
 	foreach(lc, row->joining)
 	{
 		CopyTable  *table = find_listed(session, lfirst_oid(lc));

@@ -67,6 +67,12 @@ struct CheckedLeader;
 extern void followed_row_set_leader(int32 id, const char *conninfo,
 									const struct CheckedLeader *leader);
 
+/*
+ * Whoever changes rows of the stream's tables and may change the stream's own in the same
+ * transaction, or several of the former, locks the latter first: there is no deadlock, then.
+ */
+extern void followed_row_lock(int32 id);
+
 /* Note the leader's era, before anything of it is copied or applied; needs a transaction. */
 extern void followed_row_set_era(int32 id, const char *era);
 
@@ -313,6 +319,8 @@ extern void positions_applied(FollowedStream *stream, XLogRecPtr applied, uint64
 extern void positions_durable(FollowedStream *stream, XLogRecPtr durable);
 extern void positions_state(FollowedStream *stream, FollowState state);
 extern void positions_as_of(FollowedStream *stream, int64 boot_us, uint64 xid);
+/* The leader's history is another one: this is where it is known to be. */
+extern void positions_rewind(FollowedStream *stream, XLogRecPtr lsn);
 extern void positions_reset(FollowedStream *stream, FollowState state);
 
 /* A consistent copy of an entry's numbers for a view. */

@@ -95,6 +95,17 @@ positions_as_of(FollowedStream *stream, int64 boot_us, uint64 xid)
 	ConditionVariableBroadcast(&stream->changed);
 }
 
+void
+positions_rewind(FollowedStream *stream, XLogRecPtr lsn)
+{
+	SpinLockAcquire(&stream->mutex);
+	stream->received_lsn = lsn;
+	stream->applied_lsn = lsn;
+	stream->leader_lsn = lsn;
+	stream->applied_seq = 0;
+	SpinLockRelease(&stream->mutex);
+}
+
 /* Tables are about to be emptied: nothing that was said of them holds. */
 void
 positions_reset(FollowedStream *stream, FollowState state)

@@ -89,6 +89,8 @@ note_leader(Receiver *receiver, const char *era)
 	SpinLockRelease(&receiver->stream->mutex);
 	if (strcmp(era, receiver->row->era) == 0)
 		return;
+	/* How far beyond our transactions the leader's WAL went is not known of this life of it. */
+	positions_rewind(receiver->stream, apply_last_lsn());
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	followed_row_set_era(receiver->row->id, era);

@@ -23,6 +23,7 @@
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
+#include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/snapmgr.h"
@@ -30,7 +31,9 @@
 #include "follower/follower.h"
 #include "own_tables.h"
 
-/* Columns of fanout.followed_table, as the extension's script has them. */
+/* Columns of fanout.followed_stream and followed_table, as the extension's script has them. */
+#define Anum_followed_stream_id			1
+#define Anum_followed_stream_copy_state	11
 #define Anum_followed_table_followed_id	1
 #define Anum_followed_table_relid		2
 #define Anum_followed_table_state		6
@@ -58,35 +61,59 @@ family_of(Oid relid)
 		list_concat(family, get_partition_ancestors(relid)) : family;
 }
 
-/* Is any of these tables (NIL: any table) not in line for the snapshot? */
+/* Does any row of a followed stream's, in a table of ours and for the snapshot, fulfil the condition? */
+typedef bool (*RowCondition) (HeapTuple tuple, TupleDesc desc, List *relids);
+
 static bool
-any_out_of_line(int32 followed_id, List *relids, Snapshot snapshot)
+any_row(const char *table, AttrNumber id_column, int32 followed_id, Snapshot snapshot,
+		RowCondition condition, List *relids)
 {
-	Relation	rel = table_open(get_relname_relid("followed_table",
-												get_namespace_oid(FANOUT_SCHEMA, false)),
+	Relation	rel = table_open(get_relname_relid(table,
+												   get_namespace_oid(FANOUT_SCHEMA, false)),
 								 AccessShareLock);
 	ScanKeyData key;
 	SysScanDesc scan;
 	HeapTuple	tuple;
 	bool		found = false;
 
-	ScanKeyInit(&key, Anum_followed_table_followed_id, BTEqualStrategyNumber, F_INT4EQ,
-				Int32GetDatum(followed_id));
+	ScanKeyInit(&key, id_column, BTEqualStrategyNumber, F_INT4EQ, Int32GetDatum(followed_id));
 	scan = systable_beginscan(rel, InvalidOid, false, snapshot, 1, &key);
 	while (!found && HeapTupleIsValid(tuple = systable_getnext(scan)))
-	{
-		bool		isnull;
-		Datum		relid = heap_getattr(tuple, Anum_followed_table_relid, RelationGetDescr(rel),
-										 &isnull);
-		Datum		state = heap_getattr(tuple, Anum_followed_table_state, RelationGetDescr(rel),
-										 &isnull);
-
-		found = DatumGetChar(state) != TABLE_COPIED &&
-			(relids == NIL || list_member_oid(relids, DatumGetObjectId(relid)));
-	}
+		found = condition(tuple, RelationGetDescr(rel), relids);
 	systable_endscan(scan);
 	table_close(rel, AccessShareLock);
 	return found;
+}
+
+static bool
+is_out_of_line(HeapTuple tuple, TupleDesc desc, List *relids)
+{
+	bool		isnull;
+	Datum		relid = heap_getattr(tuple, Anum_followed_table_relid, desc, &isnull);
+	Datum		state = heap_getattr(tuple, Anum_followed_table_state, desc, &isnull);
+
+	return DatumGetChar(state) != TABLE_COPIED &&
+		(relids == NIL || list_member_oid(relids, DatumGetObjectId(relid)));
+}
+
+/* A table that joins the stream has no row of its own yet. */
+static bool
+is_copying(HeapTuple tuple, TupleDesc desc, List *relids)
+{
+	bool		isnull;
+	Datum		state = heap_getattr(tuple, Anum_followed_stream_copy_state, desc, &isnull);
+
+	return strcmp(TextDatumGetCString(state), COPY_DONE) != 0;
+}
+
+/* Is any of these tables (NIL: any table) not in line for the snapshot? */
+static bool
+any_out_of_line(int32 followed_id, List *relids, Snapshot snapshot)
+{
+	return any_row("followed_table", Anum_followed_table_followed_id, followed_id, snapshot,
+				   is_out_of_line, relids) ||
+		(relids == NIL && any_row("followed_stream", Anum_followed_stream_id, followed_id,
+								  snapshot, is_copying, NIL));
 }
 
 /* The short cut.  False: who wants to know must look. */
@@ -133,6 +160,7 @@ tables_replayed(int32 followed_id, List *relids)
 	Datum		values[] = {Int32GetDatum(followed_id), oid_array_datum(relids)};
 	bool		all;
 
+	followed_row_lock(followed_id);
 	own_tables_begin(&state);
 	if (SPI_execute_with_args("UPDATE fanout.followed_table SET state = 'a'"
 							  " WHERE followed_id = $1 AND relid = ANY ($2) AND state = 'b'",

@@ -62,5 +62,16 @@ kill 'CONT', $decoder or die $!;
 wait_until('the stream to come after it', sub { seen() eq '2|2|f|known known' });
 write_both();
 all_equal('in the end', $leader, $follower);
+
+# A table that is to be copied is dropped before it could be: then the others are all there are.
+$decoder = decoder();
+kill 'STOP', $decoder or die $!;
+$token = $leader->safe_psql('postgres', 'DROP TABLE a; SELECT fanout.token()');
+value(q{SELECT fanout.resync('app', 'a')});
+wait_until('the copy to be wanted', sub { value('SELECT copy_lsn IS NOT NULL FROM fanout.followed_stream') eq 't' });
+kill 'CONT', $decoder or die $!;
+is($leader->safe_psql('postgres', "SELECT fanout.wait_for_followers(1, '$token', '150s')"), '1', 'a table is dropped while it is to be copied: the follower is counted again');
+wait_until('the log not to be kept for it', sub { value('SELECT copy_lsn IS NULL FROM fanout.followed_stream') eq 't' });
+is(value("SELECT fanout.wait_for('$token', '150s')"), 't', '... so it is here');
 $_->stop for $leader, $follower;
 done_testing();
