@@ -5,7 +5,9 @@
  * The tables of schema fanout belong to superusers; users come to them through
  * our functions, which have checked by then what the caller may do.  Between
  * own_tables_begin() and own_tables_end() the functions work as the bootstrap
- * superuser, like a SECURITY DEFINER function with a search_path of its own.
+ * superuser, like a SECURITY DEFINER function with a search_path of its own.  The path
+ * names pg_temp, last: a session's temporary relations and types would otherwise be found
+ * first, and those may be the caller's, with code in them.
  *
  * Nothing here is undone on an error: the abort of the (sub)transaction
  * restores user id, security context and parameters, and ends SPI.
@@ -59,7 +61,7 @@ own_tables_begin(OwnTables *state)
 						   state->sec_context | SECURITY_LOCAL_USERID_CHANGE);
 
 	state->guc_nestlevel = NewGUCNestLevel();
-	(void) set_config_option("search_path", "pg_catalog", PGC_USERSET, PGC_S_SESSION,
+	(void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_SESSION,
 							 GUC_ACTION_SAVE, true, 0, false);
 }
 

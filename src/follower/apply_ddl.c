@@ -190,21 +190,39 @@ altered_tree(Node *stmt)
 }
 
 /*
- * While a statement runs as a role, SET ROLE is not possible, or code of that role could
- * become a superuser.  To write down in a function that it sets the role counts as that, but
- * such a statement runs nobody's code.
+ * While a statement runs as a role, its code can neither SET ROLE nor leave anything that
+ * is run later, when this process is a superuser again: deferred triggers, cursors WITH
+ * HOLD, temporary objects that hide others.
+ *
+ * To write down in a function that it sets the role counts as setting it, but such a
+ * statement runs nobody's code.  A refresh and an extension may need temporary tables; the
+ * server itself sees to it that they don't run the role's code where it could do harm.
  */
+static int
+restrictions_lifted(Node *stmt)
+{
+	switch (nodeTag(stmt))
+	{
+		case T_CreateFunctionStmt:
+		case T_AlterFunctionStmt:
+			return SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION;
+		case T_RefreshMatViewStmt:
+		case T_CreateExtensionStmt:
+		case T_AlterExtensionStmt:
+			return SECURITY_RESTRICTED_OPERATION;
+		default:
+			return 0;
+	}
+}
+
 static void
 run_utility(PlannedStmt *planned, const char *text)
 {
-	bool		writes_code = IsA(planned->utilityStmt, CreateFunctionStmt) ||
-		IsA(planned->utilityStmt, AlterFunctionStmt);
 	Oid			user;
 	int			sec_context;
 
 	GetUserIdAndSecContext(&user, &sec_context);
-	if (writes_code)
-		SetUserIdAndSecContext(user, sec_context & ~SECURITY_LOCAL_USERID_CHANGE);
+	SetUserIdAndSecContext(user, sec_context & ~restrictions_lifted(planned->utilityStmt));
 	ProcessUtility(planned, text, false, PROCESS_UTILITY_QUERY, NULL, NULL, None_Receiver, NULL);
 	SetUserIdAndSecContext(user, sec_context);
 	CommandCounterIncrement();
@@ -245,6 +263,15 @@ run_text(const SchemaStatement *statement)
 	return differing;
 }
 
+static void
+become_role(Oid role, int sec_context)
+{
+	sec_context |= SECURITY_LOCAL_USERID_CHANGE;
+	if (!superuser_arg(role))
+		sec_context |= SECURITY_RESTRICTED_OPERATION;
+	SetUserIdAndSecContext(role, sec_context);
+}
+
 /* An error ends the worker, which restores everything. */
 static List *
 run_statement(SchemaStatement *statement)
@@ -258,7 +285,7 @@ run_statement(SchemaStatement *statement)
 	error_context_stack = &callback;
 	GetUserIdAndSecContext(&user, &sec_context);
 	nestlevel = NewGUCNestLevel();
-	SetUserIdAndSecContext(statement_role(statement), sec_context | SECURITY_LOCAL_USERID_CHANGE);
+	become_role(statement_role(statement), sec_context);
 	set_parameters(statement);
 
 	ddl.running = true;
@@ -266,7 +293,8 @@ run_statement(SchemaStatement *statement)
 	ddl.running = false;
 
 	SetUserIdAndSecContext(user, sec_context);
-	AtEOXact_GUC(true, nestlevel);
+	/* What the statement's code has set goes, too. */
+	AtEOXact_GUC(false, nestlevel);
 	error_context_stack = callback.previous;
 	return differing;
 }

@@ -171,7 +171,7 @@ static void
 set_session(PGconn *conn)
 {
 	static const char *const settings[] = {
-		"SET search_path = ''",
+		"SET search_path = pg_catalog, pg_temp",
 		"SET statement_timeout = 0",
 		"SET lock_timeout = 0",
 		"SET idle_in_transaction_session_timeout = 0",

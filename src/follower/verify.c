@@ -70,7 +70,7 @@ show_activity(const Verification *verification, const char *what)
 
 /* What the text of values depends on; our reads are nobody's bounded reads. */
 static const char *const settings[][2] = {
-	{"search_path", "pg_catalog"},
+	{"search_path", "pg_catalog, pg_temp"},
 	{"DateStyle", "ISO, YMD"},
 	{"IntervalStyle", "postgres"},
 	{"TimeZone", "UTC"},
@@ -96,8 +96,7 @@ static void
 set_on_leader(PGconn *conn)
 {
 	for (int i = 0; i < lengthof(settings); i++)
-		PQclear(leader_query(conn, psprintf("SET %s = '%s'", settings[i][0], settings[i][1]),
-							 0, NULL));
+		PQclear(leader_query(conn, "SELECT pg_catalog.set_config($1, $2, false)", 2, settings[i]));
 	PQclear(leader_query(conn, "SET client_connection_check_interval = '1s'", 0, NULL));
 }
 

@@ -60,7 +60,7 @@ follower_session_init(void)
 {
 	static const char *const settings[][2] = {
 		{"session_replication_role", "replica"},
-		{"search_path", ""},
+		{"search_path", "pg_catalog, pg_temp"},
 		{"DateStyle", "ISO, YMD"},
 		{"IntervalStyle", "postgres"},
 		{"synchronous_commit", "off"},

@@ -380,7 +380,7 @@ COMMENT ON VIEW fanout.staleness_history IS
 
 CREATE FUNCTION fanout.staleness_chart(stream name, width integer DEFAULT 60)
 RETURNS SETOF text LANGUAGE plpgsql VOLATILE
-SET search_path = pg_catalog
+SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     height constant integer := 8;
