@@ -57,7 +57,7 @@ typedef enum LogTrust
 	LOG_TRUSTED,				/* all; only its end can be damaged */
 	LOG_VERIFY,					/* a sender found damage: what lies behind it */
 	LOG_DISCARD,				/* the disk is full: nothing, decode again */
-	LOG_NEW_SLOT				/* nor is what must be decoded: go on with what comes now */
+	LOG_NEW_SLOT				/* nor can the WAL be decoded: go on with what comes now */
 } LogTrust;
 
 /* A life of the server and the WAL that it wrote, see leader/era.c. */
@@ -101,6 +101,10 @@ typedef struct LeaderStream
 	Era			eras[MAX_ERAS]; /* in order */
 
 	pg_atomic_uint32 log_trust;	/* a LogTrust, for the decoder that opens the log next */
+
+	/* Of decoders, one after the other: how many failed with the slot confirmed up to there. */
+	XLogRecPtr	failed_lsn;
+	int			failures;
 
 	/* WAL that somebody wants flushed so that it gets decoded; the decoder does. */
 	pg_atomic_uint64 flush_request;

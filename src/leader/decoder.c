@@ -50,6 +50,9 @@
 /* Handed to the kernel at the latest when so much waits for it. */
 #define PUBLISH_BYTES	(64 * 1024)
 
+/* Without any progress, before what can't be decoded may be given up. */
+#define MAX_FAILURES	5
+
 Decoder    *MyDecoder = NULL;
 
 bool
@@ -193,6 +196,37 @@ give_up_log(LeaderStream *stream)
 						MyDecoder->trust >= LOG_DISCARD ? LOG_NEW_SLOT : LOG_DISCARD);
 }
 
+/*
+ * The decoder has failed.  If it does so again and again without getting any further, what
+ * its slot holds back is bounded as the log is: past that, the next decoder begins with a
+ * new slot, and the followers copy again.
+ */
+static void
+limit_failures(LeaderStream *stream)
+{
+	XLogRecPtr	confirmed;
+	uint64		wal_mb;
+
+	if (MyReplicationSlot == NULL)
+		return;
+	confirmed = MyReplicationSlot->data.confirmed_flush;
+	stream->failures = confirmed == stream->failed_lsn ? stream->failures + 1 : 1;
+	stream->failed_lsn = confirmed;
+	wal_mb = (GetFlushRecPtr(NULL) - MyReplicationSlot->data.restart_lsn) / (1024 * 1024);
+	if (stream->failures < MAX_FAILURES || fanout_max_retention < 0 ||
+		wal_mb < Max(fanout_max_retention, 1))
+		return;
+
+	ereport(WARNING,
+			(errmsg("stream \"%s\" goes on without what can't be decoded, and its followers copy again",
+					NameStr(stream->name)),
+			 errdetail("Decoding the changes after %X/%X has failed %d times in a row, and holds back "
+					   UINT64_FORMAT " MB of WAL, as much as \"fanout.max_retention\" allows.",
+					   LSN_FORMAT_ARGS(confirmed), stream->failures, wal_mb)));
+	pg_atomic_write_u32(&stream->log_trust, LOG_NEW_SLOT);
+	stream->failures = 0;
+}
+
 /* Keep the error for the views; it goes on to the server log. */
 static void
 keep_error(LeaderStream *stream)
@@ -207,6 +241,7 @@ keep_error(LeaderStream *stream)
 	set_state(stream, STREAM_FAILED);
 	if (error->sqlerrcode == ERRCODE_DISK_FULL)
 		give_up_log(stream);
+	limit_failures(stream);
 	MemoryContextSwitchTo(oldcontext);
 }
 

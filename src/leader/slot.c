@@ -166,6 +166,6 @@ slot_drop(Oid dboid, int32 id)
 	if (!slot_exists(name))
 		return;
 	ereport(LOG,
-			(errmsg("dropping replication slot \"%s\" of a stream that is gone", name)));
+			(errmsg("dropping replication slot \"%s\"", name)));
 	ReplicationSlotDrop(name, true);
 }
