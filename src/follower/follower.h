@@ -117,6 +117,12 @@ extern void followed_tables_changed(void);
 
 /* ---------- leader_conn.c: libpq connections that heed interrupts ---------- */
 
+/* How soon every connection to a leader notices that the leader is gone. */
+#define KEEPALIVES_IDLE		"10"	/* s */
+#define KEEPALIVES_INTERVAL	"5" /* s */
+#define KEEPALIVES_COUNT	"3"
+#define TCP_USER_TIMEOUT_MS	"30000"
+
 /*
  * Connect to a leader.  Adds application_name, the time-outs that must be off,
  * keepalives; client_encoding is the database's.  Waits on the latch; fails

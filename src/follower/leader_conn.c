@@ -166,7 +166,12 @@ poll_connection(PGconn *conn)
 
 /* ---------- connecting ---------- */
 
-/* Settings of the leader or its roles that would end a long-lived connection. */
+/*
+ * Settings of the leader or its roles that would end a long-lived connection, or would let it
+ * stand with all its locks for hours after this host died.  There is no tcp_user_timeout among
+ * them: on the leader's side it would also end a connection whose follower lives, but reads
+ * nothing for that long, since it waits for a lock.
+ */
 static void
 set_session(PGconn *conn)
 {
@@ -176,6 +181,9 @@ set_session(PGconn *conn)
 		"SET lock_timeout = 0",
 		"SET idle_in_transaction_session_timeout = 0",
 		"SET idle_session_timeout = 0",
+		"SET tcp_keepalives_idle = " KEEPALIVES_IDLE,
+		"SET tcp_keepalives_interval = " KEEPALIVES_INTERVAL,
+		"SET tcp_keepalives_count = " KEEPALIVES_COUNT,
 		"SET datestyle = ISO",
 		"SET intervalstyle = postgres",
 		"SET extra_float_digits = 3",
@@ -195,7 +203,8 @@ leader_connect(const char *conninfo, const char *appname)
 {
 	const char *keys[] = {"keepalives_idle", "keepalives_interval", "keepalives_count",
 	"tcp_user_timeout", "dbname", "fallback_application_name", "client_encoding", NULL};
-	const char *values[] = {"10", "5", "3", "30000", conninfo, appname, GetDatabaseEncodingName(), NULL};
+	const char *values[] = {KEEPALIVES_IDLE, KEEPALIVES_INTERVAL, KEEPALIVES_COUNT,
+	TCP_USER_TIMEOUT_MS, conninfo, appname, GetDatabaseEncodingName(), NULL};
 	PGconn	   *conn = PQconnectStartParams(keys, values, 1);
 
 	if (conn == NULL)
