@@ -22,7 +22,6 @@
 #include "commands/extension.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
-#include "utils/array.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 
@@ -87,4 +86,22 @@ oid_array_datum(List *oids)
 		values[count++] = ObjectIdGetDatum(lfirst_oid(lc));
 	return PointerGetDatum(construct_array(values, count, OIDOID, sizeof(Oid), true,
 										   TYPALIGN_INT));
+}
+
+List *
+oid_array_list(ArrayType *array)
+{
+	List	   *oids = NIL;
+	Datum	   *datums;
+	int			count;
+
+	if (array_contains_nulls(array))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("array of OIDs must not contain nulls")));
+	deconstruct_array(array, OIDOID, sizeof(Oid), true, TYPALIGN_INT, &datums, NULL, &count);
+	for (int i = 0; i < count; i++)
+		oids = lappend_oid(oids, DatumGetObjectId(datums[i]));
+	pfree(datums);
+	return oids;
 }

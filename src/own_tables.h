@@ -8,6 +8,7 @@
 #include "pg_fanout.h"
 
 #include "nodes/pg_list.h"
+#include "utils/array.h"
 
 typedef struct OwnTables
 {
@@ -33,5 +34,8 @@ extern Oid	own_table_oid(const char *name);
 
 /* An oid[] of a List of oids. */
 extern Datum oid_array_datum(List *oids);
+
+/* The List of an oid[]; fails when one is null. */
+extern List *oid_array_list(ArrayType *array);
 
 #endif							/* FANOUT_OWN_TABLES_H */

@@ -50,17 +50,6 @@ column(SPITupleTable *table, int number)
 	return isnull ? (Datum) 0 : value;
 }
 
-static List *
-oid_list(Datum array)
-{
-	ArrayType  *oids = DatumGetArrayTypeP(array);
-	List	   *list = NIL;
-
-	for (int i = 0; i < ArrayGetNItems(ARR_NDIM(oids), ARR_DIMS(oids)); i++)
-		list = lappend_oid(list, ((Oid *) ARR_DATA_PTR(oids))[i]);
-	return list;
-}
-
 /* The first row of SPI's result, made in the given context. */
 static FollowedRow *
 make_row(MemoryContext context)
@@ -91,7 +80,7 @@ make_row(MemoryContext context)
 	row->era = TextDatumGetCString(column(table, 17));
 	row->copied_until = DatumGetLSN(column(table, 18));
 	row->all_tables = DatumGetBool(column(table, 19));
-	row->joining = oid_list(column(table, 20));
+	row->joining = oid_array_list(DatumGetArrayTypeP(column(table, 20)));
 	row->copy_lsn = DatumGetLSN(column(table, 21));
 	MemoryContextSwitchTo(oldcontext);
 	return row;

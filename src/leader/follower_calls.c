@@ -19,7 +19,6 @@
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "storage/lmgr.h"
-#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/pg_lsn.h"
 #include "utils/syscache.h"
@@ -192,23 +191,27 @@ fanout_stream_tables(PG_FUNCTION_ARGS)
 Datum
 fanout_wait_for_writers(PG_FUNCTION_ARGS)
 {
-	ArrayType  *array = PG_GETARG_ARRAYTYPE_P(1);
-	const Oid  *relids = (const Oid *) ARR_DATA_PTR(array);
+	List	   *relids;
 	List	   *tags = NIL;
+	ListCell   *lc;
 
 	fanout_require_preload();
 	(void) stream_row_require_grant(NameStr(*PG_GETARG_NAME(0)));
-	for (int i = 0; i < ArrayGetNItems(ARR_NDIM(array), ARR_DIMS(array)); i++)
+	relids = oid_array_list(PG_GETARG_ARRAYTYPE_P(1));
+	list_sort(relids, list_oid_cmp);
+	list_deduplicate_oid(relids);
+	foreach(lc, relids)
 	{
-		ListCell   *lc;
+		ListCell   *lc2;
 
-		if (!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(relids[i])))
+		CHECK_FOR_INTERRUPTS();
+		if (!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(lfirst_oid(lc))))
 			continue;			/* it left by being dropped */
-		foreach(lc, find_all_inheritors(relids[i], NoLock, NULL))
+		foreach(lc2, find_all_inheritors(lfirst_oid(lc), NoLock, NULL))
 		{
 			LOCKTAG    *tag = palloc(sizeof(LOCKTAG));
 
-			SET_LOCKTAG_RELATION(*tag, MyDatabaseId, lfirst_oid(lc));
+			SET_LOCKTAG_RELATION(*tag, MyDatabaseId, lfirst_oid(lc2));
 			tags = lappend(tags, tag);
 		}
 	}

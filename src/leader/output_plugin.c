@@ -35,6 +35,7 @@
 #include "leader/ddl.h"
 #include "leader/publication.h"
 #include "leader/sequence.h"
+#include "own_tables.h"
 #include "log/statement.h"
 
 extern PGDLLEXPORT void _PG_output_plugin_init(OutputPluginCallbacks *cb);
@@ -324,18 +325,17 @@ decode_row(Plugin *plugin, DecoderState *state, ReorderBufferTXN *txn,
 static List *
 published_of(DecoderState *state, ArrayType *relations)
 {
-	const Oid  *relids = (const Oid *) ARR_DATA_PTR(relations);
-	int			count = ArrayGetNItems(ARR_NDIM(relations), ARR_DIMS(relations));
 	List	   *published = NIL;
+	ListCell   *lc;
 
-	for (int i = 0; i < count; i++)
+	foreach(lc, oid_array_list(relations))
 	{
-		Relation	rel = RelationIdGetRelation(relids[i]);
+		Relation	rel = RelationIdGetRelation(lfirst_oid(lc));
 
 		if (!RelationIsValid(rel))
 			continue;
 		if (publication_publishes(rel, state->row->publications))
-			published = list_concat_unique_oid(published, published_family(relids[i]));
+			published = list_concat_unique_oid(published, published_family(lfirst_oid(lc)));
 		RelationClose(rel);
 	}
 	return published;

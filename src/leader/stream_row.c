@@ -61,19 +61,6 @@ name_array_to_list(ArrayType *array)
 	return names;
 }
 
-static List *
-oid_array_to_list(ArrayType *array)
-{
-	List	   *oids = NIL;
-	Datum	   *datums;
-	int			count;
-
-	deconstruct_array(array, OIDOID, sizeof(Oid), true, TYPALIGN_INT, &datums, NULL, &count);
-	for (int i = 0; i < count; i++)
-		oids = lappend_oid(oids, DatumGetObjectId(datums[i]));
-	return oids;
-}
-
 static StreamRow *
 row_from_tuple(HeapTuple tuple, TupleDesc desc)
 {
@@ -94,7 +81,7 @@ row_from_tuple(HeapTuple tuple, TupleDesc desc)
 		name_array_to_list(DatumGetArrayTypePCopy(values[Anum_stream_publications - 1]));
 	row->own_publication = DatumGetBool(values[Anum_stream_own_publication - 1]);
 	row->owner = DatumGetObjectId(values[Anum_stream_owner - 1]);
-	row->granted = oid_array_to_list(DatumGetArrayTypePCopy(values[Anum_stream_granted - 1]));
+	row->granted = oid_array_list(DatumGetArrayTypePCopy(values[Anum_stream_granted - 1]));
 	row->ddl = DatumGetBool(values[Anum_stream_ddl - 1]);
 	return row;
 }
