@@ -19,6 +19,7 @@
  * anew: the follower registers at a new position, to which its origin is set.  Not
  * NULL, the registration and the origin stand, and only pending tables are
  * copied: after an interruption, or when a table could not be copied beside the stream.
+ * Rows may not fit a schema that is older than they are, then; see stream_before_copying().
  */
 #include "postgres.h"
 

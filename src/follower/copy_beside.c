@@ -154,6 +154,19 @@ copy_before_streaming(int32 followed_id)
 					 followed_id);
 }
 
+/*
+ * The schema came with an earlier snapshot than the rows, when a copy was interrupted.  The
+ * tables that are pending still are copied beside the stream, then.
+ */
+void
+stream_before_copying(int32 followed_id)
+{
+	copy_change_rows("UPDATE fanout.followed_stream"
+					 " SET copy_state = CASE WHEN schema_done THEN 'done' ELSE 'indexes' END"
+					 " WHERE id = $1 AND copy_schema AND copy_state = 'data' AND start_lsn IS NOT NULL",
+					 followed_id);
+}
+
 /* Where the stream stands must not be lost by a crash: the copy needs it from there. */
 bool
 copy_beside(FollowedStream *stream, FollowedRow *row)

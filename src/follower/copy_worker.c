@@ -43,6 +43,7 @@ typedef struct CopyQueue
 	slock_t		mutex;
 	int			next;			/* of the list */
 	bool		failed;
+	int			sqlerrcode;		/* of the error */
 	char		error[FANOUT_ERROR_LEN];
 	char		snapshot_id[64];
 	int			count;
@@ -248,7 +249,7 @@ copy_pending_tables(const FollowedRow *row, CopySession *session)
 	PG_END_ENSURE_ERROR_CLEANUP(end_helpers, PointerGetDatum(&handles));
 	if (queue->failed)
 		ereport(ERROR,
-				(errcode(ERRCODE_EXTERNAL_ROUTINE_EXCEPTION),
+				(errcode(queue->sqlerrcode),
 				 errmsg("a copy worker failed: %s", queue->error)));
 	if (pending_relids(row, session) != NIL)
 		ereport(ERROR,
@@ -268,6 +269,7 @@ helper_failed(CopyQueue *queue)
 	error = CopyErrorData();
 	SpinLockAcquire(&queue->mutex);
 	queue->failed = true;
+	queue->sqlerrcode = error->sqlerrcode;
 	strlcpy(queue->error, error->message ? error->message : "unknown error", FANOUT_ERROR_LEN);
 	SpinLockRelease(&queue->mutex);
 }

@@ -285,6 +285,9 @@ extern void copier_end(FollowedStream *stream);
 /* The stream fails on something that copying pending tables first may mend. */
 extern void copy_before_streaming(int32 followed_id);
 
+/* An initial copy fails on something that schema changes of the stream may mend. */
+extern void stream_before_copying(int32 followed_id);
+
 /* ---------- table_current.c ---------- */
 
 /* Does the snapshot show the table in line with the stream? */

@@ -239,33 +239,70 @@ work(FollowedRow *row)
 
 /* ---------- errors ---------- */
 
-/* Change how the next worker begins, after an error. */
+/* Another way that the next worker may begin, after an error. */
+typedef void (*NextTry) (int32 id);
+
 static void
-after_error(int32 id, bool lost)
+copy_all_again(int32 id)
+{
+	schedule_copy(id, InvalidOid);
+}
+
+/* Rows do not fit the table that is here. */
+static bool
+is_of_rows(const ErrorData *error)
+{
+	int			category = ERRCODE_TO_CATEGORY(error->sqlerrcode);
+
+	return category == ERRCODE_DATA_EXCEPTION ||
+		category == ERRCODE_INTEGRITY_CONSTRAINT_VIOLATION ||
+		(category == ERRCODE_SYNTAX_ERROR_OR_ACCESS_RULE_VIOLATION &&
+		 error->sqlerrcode != ERRCODE_INSUFFICIENT_PRIVILEGE);
+}
+
+/*
+ * The leader's word that our position is gone has the tables copied again by the next
+ * worker.  An error of a change may come from a table that is not in line with the
+ * stream: the next worker copies such tables first.  An error of a copy may come from
+ * a schema that is older than the rows: the next worker lets the stream bring what has
+ * changed.  NULL: as before.
+ */
+static NextTry
+after_error(const ErrorData *error)
+{
+	PositionsCopy positions;
+
+	positions_read(my_stream, &positions);
+	if (error->sqlerrcode == FANOUT_ERRCODE_LOST)
+		return copy_all_again;
+	if (!tables_are_settled(my_stream) && apply_in_change())
+		return copy_before_streaming;
+	if (positions.state == FOLLOW_COPYING && is_of_rows(error))
+		return stream_before_copying;
+	return NULL;
+}
+
+static void
+change_next_try(int32 id, NextTry next)
 {
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
-	if (lost)
-		schedule_copy(id, InvalidOid);
-	else
-		copy_before_streaming(id);
+	next(id);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 }
 
-/*
- * Keep the error for the views.  The leader's word that our position is gone has the
- * tables copied again by the next worker.  An error of a change may come from a table
- * that is not in line with the stream: the next worker copies such tables first.
- */
+/* Keep the error for the views. */
 static void
 keep_error(int32 id)
 {
 	ErrorData  *error;
 	StringInfoData text;
+	NextTry		next;
 
 	MemoryContextSwitchTo(TopMemoryContext);
 	error = CopyErrorData();
+	next = after_error(error);
 	initStringInfo(&text);
 	appendStringInfoString(&text, error->message ? error->message : "unknown error");
 	if (error->detail)
@@ -276,13 +313,12 @@ keep_error(int32 id)
 	positions_state(my_stream, error->sqlerrcode == FANOUT_ERRCODE_LOST ? FOLLOW_LOST
 					: FOLLOW_FAILED);
 
-	if (error->sqlerrcode == FANOUT_ERRCODE_LOST ||
-		(!tables_are_settled(my_stream) && apply_in_change()))
+	if (next != NULL)
 	{
 		EmitErrorReport();
 		FlushErrorState();
 		AbortOutOfAnyTransaction();
-		after_error(id, error->sqlerrcode == FANOUT_ERRCODE_LOST);
+		change_next_try(id, next);
 		proc_exit(1);
 	}
 }

@@ -143,12 +143,13 @@ sub end_server
 	return 1;
 }
 
-# What a killed postmaster leaves must end by itself.  It is there itself until somebody has
-# taken notice of its end.
+# What a killed postmaster leaves must end by itself, unless it was stopped.  It is there itself until
+# somebody has taken notice of its end.
 sub start_server
 {
 	my ($server) = @_;
 	return 1 unless $server->{down};
+	let_go($server);
 	wait_until('the processes of ' . name_of($server) . ' to end after its postmaster',
 		sub { !processes_of($server) && !($server->{killed} && kill 0, $server->{killed}) });
 	$server->{node}->start(fail_ok => 1) or die name_of($server) . ' does not start';
