@@ -446,6 +446,7 @@ plugin_begin(LogicalDecodingContext *ctx, ReorderBufferTXN *txn)
 
 	plugin->begun = false;
 	plugin->in_script = false;
+	publication_forget_invalid();
 	watch_extension(ctx->output_writer_private);
 }
 

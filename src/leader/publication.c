@@ -48,6 +48,7 @@ static struct
 {
 	MemoryContext context;
 	HTAB	   *relations;		/* of PublishedRelation */
+	int			invalid;		/* how many of them are not valid */
 	bool		ancestors;		/* some table is published as an ancestor */
 
 	MemoryContext list_context;
@@ -56,7 +57,18 @@ static struct
 	bool		touched;		/* some table or publication was, see publication_touched() */
 } cache;
 
+/* So many entries that are not valid are kept: most are of tables that will be used again. */
+#define MAX_INVALID	100
+
 /* ---------- invalidation ---------- */
+
+static void
+invalidate(PublishedRelation *rel)
+{
+	if (rel->valid)
+		cache.invalid++;
+	rel->valid = false;
+}
 
 /*
  * Callbacks come at any time in which catalogs are read, so they only mark what is
@@ -70,7 +82,7 @@ invalidate_all(void)
 
 	hash_seq_init(&status, cache.relations);
 	while ((rel = hash_seq_search(&status)) != NULL)
-		rel->valid = false;
+		invalidate(rel);
 }
 
 /* A change of an ancestor is one of every table that is published as it. */
@@ -84,7 +96,7 @@ invalidate_published_as(Oid relid)
 	while ((rel = hash_seq_search(&status)) != NULL)
 	{
 		if (rel->publish_as == relid)
-			rel->valid = false;
+			invalidate(rel);
 	}
 }
 
@@ -103,7 +115,7 @@ relation_callback(Datum arg, Oid relid)
 	}
 	rel = hash_search(cache.relations, &relid, HASH_FIND, NULL);
 	if (rel != NULL)
-		rel->valid = false;
+		invalidate(rel);
 	if (cache.ancestors)
 		invalidate_published_as(relid);
 }
@@ -155,6 +167,7 @@ publication_start(MemoryContext parent)
 	cache.list_valid = false;
 	cache.touched = false;
 	cache.ancestors = false;
+	cache.invalid = 0;
 	ctl.keysize = sizeof(Oid);
 	ctl.entrysize = sizeof(PublishedRelation);
 	ctl.hcxt = cache.context;
@@ -534,6 +547,7 @@ build_entry(PublishedRelation *rel, Relation relation, List *names)
 	reset_entry(rel);
 	/* An invalidation that comes while the entry is built is not lost. */
 	rel->valid = true;
+	cache.invalid--;
 	rel->publish_as = rel->relid;
 	if (!is_publishable_relation(relation) || is_own_table(relation))
 		return;
@@ -556,10 +570,30 @@ publication_lookup(Relation relation, List *names)
 	{
 		memset(rel, 0, sizeof(*rel));
 		rel->relid = relid;
+		cache.invalid++;
 	}
 	if (!rel->valid)
 		build_entry(rel, relation, names);
 	return rel;
+}
+
+void
+publication_forget_invalid(void)
+{
+	HASH_SEQ_STATUS status;
+	PublishedRelation *rel;
+
+	if (cache.invalid <= MAX_INVALID)
+		return;
+	hash_seq_init(&status, cache.relations);
+	while ((rel = hash_seq_search(&status)) != NULL)
+	{
+		if (rel->valid)
+			continue;
+		reset_entry(rel);
+		(void) hash_search(cache.relations, &rel->relid, HASH_REMOVE, NULL);
+	}
+	cache.invalid = 0;
 }
 
 bool

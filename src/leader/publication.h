@@ -68,6 +68,9 @@ extern void publication_stop(void);
  */
 extern PublishedRelation *publication_lookup(Relation relation, List *names);
 
+/* Between transactions: tables that come and go leave nothing behind. */
+extern void publication_forget_invalid(void);
+
 /* The publications of these names, List of Publication; good until the next call. */
 extern List *publication_list(List *names);
 

@@ -19,7 +19,8 @@
  * only.  In bitmaps, bit i % 8 of byte i / 8 belongs to the row's column i.
  *
  * Output functions leak what they detoast and print; they run in a context of
- * the encoder's own that is reset with every change.
+ * the encoder's own that is reset after every change: there may be many encoders, and
+ * what they leave large.
  */
 #include "postgres.h"
 
@@ -45,7 +46,7 @@ typedef struct ColumnEncoder
 struct RowEncoder
 {
 	Oid			relid;
-	MemoryContext context;		/* reset with every change */
+	MemoryContext context;		/* reset after every change */
 	int			natts;
 	ColumnEncoder columns[FLEXIBLE_ARRAY_MEMBER];
 };
@@ -216,10 +217,16 @@ put_old_row(StringInfo buf, RowEncoder *encoder, OldRowKind kind, const RowValue
 static MemoryContext
 begin_change(StringInfo buf, RowEncoder *encoder, ChangeOp op)
 {
-	MemoryContextReset(encoder->context);
 	pq_sendint8(buf, op);
 	pq_sendint32(buf, encoder->relid);
 	return MemoryContextSwitchTo(encoder->context);
+}
+
+static void
+end_change(RowEncoder *encoder, MemoryContext oldcontext)
+{
+	MemoryContextSwitchTo(oldcontext);
+	MemoryContextReset(encoder->context);
 }
 
 void
@@ -228,7 +235,7 @@ change_encode_insert(StringInfo buf, RowEncoder *encoder, const RowValues *newro
 	MemoryContext oldcontext = begin_change(buf, encoder, CHANGE_INSERT);
 
 	put_row(buf, encoder, newrow, false);
-	MemoryContextSwitchTo(oldcontext);
+	end_change(encoder, oldcontext);
 }
 
 void
@@ -239,7 +246,7 @@ change_encode_update(StringInfo buf, RowEncoder *encoder, OldRowKind oldkind,
 
 	put_old_row(buf, encoder, oldkind, oldrow);
 	put_row(buf, encoder, newrow, false);
-	MemoryContextSwitchTo(oldcontext);
+	end_change(encoder, oldcontext);
 }
 
 void
@@ -249,7 +256,7 @@ change_encode_delete(StringInfo buf, RowEncoder *encoder, OldRowKind oldkind,
 	MemoryContext oldcontext = begin_change(buf, encoder, CHANGE_DELETE);
 
 	put_old_row(buf, encoder, oldkind, oldrow);
-	MemoryContextSwitchTo(oldcontext);
+	end_change(encoder, oldcontext);
 }
 
 void
