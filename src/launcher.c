@@ -14,6 +14,10 @@
  * each failure up to fanout.retry_interval.  Whether a worker runs is told by the pid
  * in its record; the launcher's own table only bridges the time between its
  * start and its first note there, and so may be lost with the launcher.
+ *
+ * There may be more hints than records: fanout.max_streams was lowered, or streams were
+ * made at once.  A hint too many waits until there is a record for it.  Its worker
+ * is started all the same now and then: to remove the hint, if its stream is gone.
  */
 #include "postgres.h"
 
@@ -49,6 +53,9 @@ typedef struct Launch
 	TimestampTz started_at;
 	TimestampTz retry_at;		/* not before */
 	bool		refused;		/* no background worker slot was free last time */
+	bool		too_many;		/* nor was a record */
+	slock_t		mutex;			/* of worker, which stands in for the one in the record */
+	WorkerInfo	worker;
 	bool		seen;			/* still on disk in this scan */
 } Launch;
 
@@ -93,24 +100,41 @@ launcher_wake_at_commit(void)
 
 /* ---------- records ---------- */
 
-/* The worker's record and its mutex; claims it when needed. */
-static WorkerInfo *
-hint_worker(const Hint *hint, slock_t **mutex)
+static void
+report_too_many(Launch *launch)
 {
+	if (!launch->too_many)
+		ereport(LOG,
+				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+				 errmsg("%s %d of database %u waits: there are too many on this server",
+						launch->hint.kind == HINT_STREAM ? "stream" : "followed stream",
+						launch->hint.id, launch->hint.dboid),
+				 errhint("Raise \"fanout.max_streams\" and restart the server.")));
+	launch->too_many = true;
+}
+
+/* The worker in the hint's record, and its mutex; claims a record when needed. */
+static WorkerInfo *
+hint_worker(Launch *launch, slock_t **mutex)
+{
+	const Hint *hint = &launch->hint;
+	LeaderStream *leader = NULL;
+	FollowedStream *followed = NULL;
+
 	if (hint->kind == HINT_STREAM)
-	{
-		LeaderStream *stream = leader_stream_claim(hint->dboid, hint->id);
-
-		*mutex = &stream->mutex;
-		return &stream->worker;
-	}
+		leader = leader_stream_claim(hint->dboid, hint->id);
 	else
-	{
-		FollowedStream *stream = followed_stream_claim(hint->dboid, hint->id);
+		followed = followed_stream_claim(hint->dboid, hint->id);
 
-		*mutex = &stream->mutex;
-		return &stream->worker;
+	if (leader == NULL && followed == NULL)
+	{
+		report_too_many(launch);
+		*mutex = &launch->mutex;
+		return &launch->worker;
 	}
+	launch->too_many = false;
+	*mutex = leader != NULL ? &leader->mutex : &followed->mutex;
+	return leader != NULL ? &leader->worker : &followed->worker;
 }
 
 static void
@@ -217,7 +241,7 @@ static long
 tend_worker(Launch *launch, TimestampTz now)
 {
 	slock_t    *mutex;
-	WorkerInfo *info = hint_worker(&launch->hint, &mutex);
+	WorkerInfo *info = hint_worker(launch, &mutex);
 	pid_t		pid;
 	bool		running;
 	bool		at_once;
@@ -260,7 +284,10 @@ find_launch(const Hint *hint)
 	Launch	   *launch = hash_search(launches, hint, HASH_ENTER, &found);
 
 	if (!found)
+	{
 		memset((char *) launch + sizeof(Hint), 0, sizeof(Launch) - sizeof(Hint));
+		SpinLockInit(&launch->mutex);
+	}
 	launch->seen = true;
 	return launch;
 }

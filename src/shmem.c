@@ -32,6 +32,9 @@ static shmem_startup_hook_type prev_shmem_startup_hook = NULL;
 
 #define FANOUT_TRANCHE	"pg_fanout"
 
+#define FREE_TIMEOUT_MS	2000
+#define FREE_POLL_MS	20
+
 static void
 shmem_request(void)
 {
@@ -120,18 +123,16 @@ init_arrays(void)
 static void
 claim_from_hints(void)
 {
-	int			streams = 0;
-	int			followed = 0;
 	ListCell   *lc;
 
 	foreach(lc, hint_list())
 	{
 		Hint	   *hint = lfirst(lc);
 
-		if (hint->kind == HINT_STREAM && streams++ < fanout_max_streams)
-			leader_stream_claim(hint->dboid, hint->id);
-		else if (hint->kind == HINT_FOLLOWED && followed++ < fanout_max_streams)
-			followed_stream_claim(hint->dboid, hint->id);
+		if (hint->kind == HINT_STREAM)
+			(void) leader_stream_claim(hint->dboid, hint->id);
+		else
+			(void) followed_stream_claim(hint->dboid, hint->id);
 	}
 }
 
@@ -248,15 +249,6 @@ leader_stream_reset(LeaderStream *stream)
 	pg_atomic_write_u32(&stream->decoder_asleep, 0);
 }
 
-static void
-no_free_entry(const char *what)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-			 errmsg("too many %s on this server", what),
-			 errhint("Raise \"fanout.max_streams\" and restart the server.")));
-}
-
 LeaderStream *
 leader_stream_claim(Oid dboid, int32 id)
 {
@@ -279,10 +271,7 @@ leader_stream_claim(Oid dboid, int32 id)
 		i = free_slot;
 	}
 	LWLockRelease(Fanout->lock);
-
-	if (i < 0)
-		no_free_entry("streams");
-	return &LeaderStreams[i];
+	return i < 0 ? NULL : &LeaderStreams[i];
 }
 
 /* Give up a stream's entry and those of its followers. */
@@ -394,10 +383,7 @@ followed_stream_claim(Oid dboid, int32 id)
 		i = free_slot;
 	}
 	LWLockRelease(Fanout->lock);
-
-	if (i < 0)
-		no_free_entry("followed streams");
-	return &FollowedStreams[i];
+	return i < 0 ? NULL : &FollowedStreams[i];
 }
 
 void
@@ -410,6 +396,44 @@ followed_stream_release(FollowedStream *stream)
 	pg_atomic_fetch_sub_u32(&Fanout->followed_streams, 1);
 	LWLockRelease(Fanout->lock);
 	ConditionVariableBroadcast(&stream->changed);
+}
+
+/* ---------- too many ---------- */
+
+/* That of a stream that was just dropped is free once its last worker has cleaned up. */
+static bool
+becomes_free(pg_atomic_uint32 *in_use)
+{
+	for (int waited = 0; pg_atomic_read_u32(in_use) >= fanout_max_streams; waited += FREE_POLL_MS)
+	{
+		if (waited >= FREE_TIMEOUT_MS)
+			return false;
+		CHECK_FOR_INTERRUPTS();
+		pg_usleep(FREE_POLL_MS * 1000L);
+	}
+	return true;
+}
+
+void
+leader_stream_require_free(void)
+{
+	if (!becomes_free(&Fanout->leader_streams))
+		ereport(ERROR,
+				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+				 errmsg("too many streams on this server"),
+				 errdetail("It leads %d already.", fanout_max_streams),
+				 errhint("Raise \"fanout.max_streams\" and restart the server.")));
+}
+
+void
+followed_stream_require_free(void)
+{
+	if (!becomes_free(&Fanout->followed_streams))
+		ereport(ERROR,
+				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+				 errmsg("too many followed streams on this server"),
+				 errdetail("It follows %d already.", fanout_max_streams),
+				 errhint("Raise \"fanout.max_streams\" and restart the server.")));
 }
 
 /* ---------- workers ---------- */

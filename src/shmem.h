@@ -268,8 +268,7 @@ extern void fanout_shmem_init(void);
 
 /*
  * Find or claim an entry.  find returns NULL when there is none; claim returns
- * the existing entry when there is one and fails with
- * ERRCODE_CONFIGURATION_LIMIT_EXCEEDED when all are taken.
+ * the existing entry when there is one, and NULL when all are taken by others.
  */
 extern LeaderStream *leader_stream_find(Oid dboid, int32 id);
 extern bool leader_of_any_stream(Oid dboid);
@@ -281,6 +280,13 @@ extern FollowedStream *followed_stream_find(Oid dboid, int32 id);
 extern bool follows_anything(void);
 extern FollowedStream *followed_stream_claim(Oid dboid, int32 id);
 extern void followed_stream_release(FollowedStream *stream);
+
+/*
+ * Fail with ERRCODE_CONFIGURATION_LIMIT_EXCEEDED when all entries stay taken.  The one that
+ * is free now may be taken by a stream that is not committed yet.
+ */
+extern void leader_stream_require_free(void);
+extern void followed_stream_require_free(void);
 
 /* Set the latch of the process with that procno; -1 is ignored. */
 extern void fanout_wake(int procno);

@@ -73,6 +73,7 @@ check_server(const FollowRequest *request)
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
 				 errmsg("this database follows stream \"%s\" already", request->stream)));
+	followed_stream_require_free();
 }
 
 /* ---------- the leader ---------- */

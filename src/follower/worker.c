@@ -117,13 +117,16 @@ forget_stream(const Hint *hint)
 	FollowedStream *stream = my_stream;
 	char		origin[NAMEDATALEN];
 
-	copier_end(stream);
+	if (stream != NULL)
+		copier_end(stream);
 	followed_origin_name(origin, hint->dboid, hint->id);
 	StartTransactionCommand();
 	replorigin_drop_by_name(origin, true, false);
 	CommitTransactionCommand();
 	hint_remove(HINT_FOLLOWED, hint->dboid, hint->id);
 	table_activity_forget(hint->id);
+	if (stream == NULL)
+		return;
 
 	/* From here on the record may be another stream's. */
 	worker_info_stopped(&stream->mutex, &stream->worker);
@@ -323,6 +326,20 @@ keep_error(int32 id)
 	}
 }
 
+/* The row; NULL when there is none, nor one to come. */
+static FollowedRow *
+find_row(int32 id)
+{
+	FollowedRow *row = read_row(id);
+
+	if (row == NULL)
+	{
+		wait_for_writers();
+		row = read_row(id);
+	}
+	return row;
+}
+
 static void
 follow_stream(const Hint *hint)
 {
@@ -333,12 +350,7 @@ follow_stream(const Hint *hint)
 		CHECK_FOR_INTERRUPTS();
 		pg_atomic_write_u32(&my_stream->reread, 0);
 		MemoryContextReset(worker_context);
-		row = read_row(hint->id);
-		if (row == NULL)
-		{
-			wait_for_writers();
-			row = read_row(hint->id);
-		}
+		row = find_row(hint->id);
 		if (row == NULL)
 		{
 			release_origin();
@@ -350,6 +362,15 @@ follow_stream(const Hint *hint)
 	}
 }
 
+/* There is no record for this stream: the launcher has said so. */
+static void
+one_too_many(const Hint *hint)
+{
+	if (find_row(hint->id) == NULL)
+		forget_stream(hint);
+	proc_exit(0);
+}
+
 void
 fanout_follower_main(Datum arg)
 {
@@ -359,6 +380,8 @@ fanout_follower_main(Datum arg)
 										   ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(worker_context);
 	my_stream = followed_stream_claim(hint.dboid, hint.id);
+	if (my_stream == NULL)
+		one_too_many(&hint);
 	before_shmem_exit(worker_gone, (Datum) 0);
 	worker_info_started(&my_stream->mutex, &my_stream->worker);
 	follower_session_init();

@@ -165,18 +165,18 @@ decoder_init(const Hint *hint)
 	MyDecoder = palloc0(sizeof(Decoder));
 	MyDecoder->state.stream = stream;
 	before_shmem_exit(decoder_gone, (Datum) 0);
-	worker_info_started(&stream->mutex, &stream->worker);
+	if (stream != NULL)
+		worker_info_started(&stream->mutex, &stream->worker);
 }
 
 /* The stream is gone: remove what is left of it. */
 static void
-forget_stream(LeaderStream *stream)
+forget_stream(LeaderStream *stream, const Hint *hint)
 {
-	Oid			dboid = stream->dboid;
-	int32		id = stream->id;
-
-	slot_drop(dboid, id);
-	hint_remove(HINT_STREAM, dboid, id);
+	slot_drop(hint->dboid, hint->id);
+	hint_remove(HINT_STREAM, hint->dboid, hint->id);
+	if (stream == NULL)
+		return;
 
 	/* From here on the record may be another stream's. */
 	worker_info_stopped(&stream->mutex, &stream->worker);
@@ -362,9 +362,11 @@ run_stream(Decoder *decoder, const Hint *hint)
 	decoder->state.row = find_row(hint->id);
 	if (decoder->state.row == NULL)
 	{
-		forget_stream(stream);
+		forget_stream(stream, hint);
 		return;
 	}
+	if (stream == NULL)
+		return;					/* one too many: the launcher has said so */
 	SpinLockAcquire(&stream->mutex);
 	stream->name = decoder->state.row->name;
 	stream->state = STREAM_STARTING;

@@ -262,6 +262,7 @@ fanout_create_stream(PG_FUNCTION_ARGS)
 	name = NameStr(*PG_GETARG_NAME(0));
 	check_can_lead();
 	check_new_name(name);
+	leader_stream_require_free();
 
 	if (own_publication)
 		publications = list_make1(create_own_publication(name));
