@@ -14,7 +14,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "lib/stringinfo.h"
 #include "libpq-fe.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
@@ -22,6 +21,7 @@
 
 #include "compat.h"
 #include "follower/copy.h"
+#include "follower/program.h"
 #include "hints.h"
 
 /* ---------- the program ---------- */
@@ -45,37 +45,16 @@ dump_program(void)
 	return program;
 }
 
-static char *
-read_whole(FILE *file)
-{
-	StringInfoData text;
-	char		buf[8192];
-	size_t		n;
-
-	initStringInfo(&text);
-	while ((n = fread(buf, 1, sizeof(buf), file)) > 0)
-	{
-		CHECK_FOR_INTERRUPTS();
-		appendBinaryStringInfo(&text, buf, n);
-	}
-	return text.data;
-}
-
 /* What "pg_dump --version" says; -1: something else. */
 static int
 program_major(const char *program)
 {
-	FILE	   *pipe = OpenPipeStream(psprintf("\"%s\" --version", program), "r");
-	char	   *text;
+	Program		run;
+	int			status;
 	int			major;
 
-	if (pipe == NULL)
-		ereport(ERROR,
-				(errcode_for_file_access(),
-				 errmsg("could not run \"%s\": %m", program)));
-	text = read_whole(pipe);
-	(void) ClosePipeStream(pipe);
-	return sscanf(text, "pg_dump (PostgreSQL) %d", &major) == 1 ? major : -1;
+	program_start(&run, psprintf("\"%s\" --version", program));
+	return sscanf(program_finish(&run, &status), "pg_dump (PostgreSQL) %d", &major) == 1 ? major : -1;
 }
 
 void
@@ -100,10 +79,9 @@ schema_dump_check(PGconn *conn)
 
 /* ---------- running it ---------- */
 
-/* One that runs; its pipe is closed at the end of the transaction at the latest. */
 struct SchemaDump
 {
-	FILE	   *pipe;
+	Program		program;
 	char		error_path[MAXPGPATH];
 };
 
@@ -129,24 +107,32 @@ set_environment(const char *conninfo, bool set)
 	PQconninfoFree(options);
 }
 
+/* The environment has the rest, but has no names for these. */
+#define KEEPALIVES	"keepalives_idle=" KEEPALIVES_IDLE " keepalives_interval=" KEEPALIVES_INTERVAL \
+	" keepalives_count=" KEEPALIVES_COUNT " tcp_user_timeout=" TCP_USER_TIMEOUT_MS
+
 static char *
 dump_command(const char *what, const char *snapshot_id, const char *error_path)
 {
-	return psprintf("\"%s\" %s --snapshot=%s --encoding=%s --exclude-schema=%s"
+	return psprintf("\"%s\" --dbname=\"" KEEPALIVES "\" %s --snapshot=%s --encoding=%s"
+					" --exclude-schema=%s"
 					" --no-publications --no-subscriptions --no-tablespaces --no-blobs"
 					" --lock-wait-timeout=" COPY_LOCK_TIMEOUT " --no-password 2>\"%s\"",
 					dump_program(), what, snapshot_id, GetDatabaseEncodingName(), FANOUT_SCHEMA, error_path);
 }
 
+/* The first of them. */
 static char *
 read_errors(const char *path)
 {
 	FILE	   *file = AllocateFile(path, "r");
-	char	   *text = file != NULL ? pchomp(read_whole(file)) : "";
+	char		text[8192];
+	size_t		len = file != NULL ? fread(text, 1, sizeof(text) - 1, file) : 0;
 
 	if (file != NULL)
 		FreeFile(file);
-	return text;
+	text[len] = '\0';
+	return pchomp(text);
 }
 
 /* Blank the lines that are commands of psql; only the dump's first and last are. */
@@ -175,20 +161,16 @@ schema_dump_start(const FollowedRow *row, const char *what, const char *snapshot
 	command = dump_command(what, snapshot_id, dump->error_path);
 
 	set_environment(row->conninfo, true);
-	dump->pipe = OpenPipeStream(command, "r");
+	program_start(&dump->program, command);
 	set_environment(row->conninfo, false);
-	if (dump->pipe == NULL)
-		ereport(ERROR,
-				(errcode_for_file_access(),
-				 errmsg("could not run pg_dump: %m")));
 	return dump;
 }
 
 char *
 schema_dump_finish(SchemaDump *dump)
 {
-	char	   *script = read_whole(dump->pipe);
-	int			status = ClosePipeStream(dump->pipe);
+	int			status;
+	char	   *script = program_finish(&dump->program, &status);
 	char	   *errors = read_errors(dump->error_path);
 
 	(void) unlink(dump->error_path);
