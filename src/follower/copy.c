@@ -244,9 +244,20 @@ copy_note_totals(const FollowedRow *row, List *tables)
 	}
 }
 
+/* After a wait: whoever stopped following meanwhile keeps his rows. */
+static void
+check_still_followed(const FollowedRow *row)
+{
+	if (copy_change_rows("SELECT 1 FROM fanout.followed_stream WHERE id = $1", row->id) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("this database stopped following the stream")));
+}
+
 /*
  * Empty what is to be copied.  A table that is referenced by one that is not
- * copied can't be truncated; then rows are deleted.
+ * copied can't be truncated; then rows are deleted.  The locks may come late, and nobody who
+ * wants to stop following or to pause waits for a row that was changed before.
  */
 static void
 empty_pending_tables(const FollowedRow *row, const CopySession *session)
@@ -254,17 +265,21 @@ empty_pending_tables(const FollowedRow *row, const CopySession *session)
 	List	   *rels;
 	ListCell   *lc;
 
-	begin_step("emptying the tables to be copied");
+	begin_step("preparing to copy tables");
 	copy_note_totals(row, session->tables);
+	end_step();
+	begin_step("emptying the tables to be copied");
 	if (referenced_from_outside(row))
 	{
 		rels = open_pending_tables(row, RowExclusiveLock);
+		check_still_followed(row);
 		foreach(lc, rels)
 			local_table_delete_all(lfirst(lc), NULL);
 	}
 	else
 	{
 		rels = open_pending_tables(row, AccessExclusiveLock);
+		check_still_followed(row);
 		if (rels != NIL)
 			local_tables_truncate(rels, false);
 	}
@@ -299,8 +314,17 @@ is_consistent(const FollowedRow *row)
 static void
 step_indexes(FollowedRow *row)
 {
+	bool		consistent;
+	List	   *statements;
+
 	begin_step("making indexes and constraints");
-	run_deferred_statements(row, is_consistent(row));
+	MemoryContextSwitchTo(step_context);
+	consistent = is_consistent(row);
+	statements = deferred_statements(row, consistent);
+	end_step();
+
+	begin_step("making indexes and constraints");
+	run_deferred_statements(row, statements, consistent);
 	copy_change_rows("UPDATE fanout.followed_stream SET schema_done = true WHERE id = $1", row->id);
 	set_copy_state(row, COPY_DONE);
 	end_step();

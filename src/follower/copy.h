@@ -76,7 +76,13 @@ extern void join_tables(const FollowedRow *row, const CopySession *session);
 /* ---------- copy_schema.c: needs a transaction ---------- */
 
 extern void copy_schema(const FollowedRow *row, const char *snapshot_id);
-extern void run_deferred_statements(const FollowedRow *row, bool consistent);
+
+/*
+ * Those that can be run, in the current memory context; and run them.  Two transactions: the
+ * second may take hours, and whoever stops following waits for no lock of our tables.
+ */
+extern List *deferred_statements(const FollowedRow *row, bool consistent);
+extern void run_deferred_statements(const FollowedRow *row, List *statements, bool consistent);
 
 /* The schema of some tables of the leader, List of CopyTable. */
 extern void copy_schema_of(const FollowedRow *row, List *tables, const char *snapshot_id);

@@ -402,20 +402,19 @@ copy_schema_of(const FollowedRow *row, List *tables, const char *snapshot_id)
 
 /* ---------- deferred statements ---------- */
 
-static List *
-deferred_statements(int32 followed_id, bool consistent)
+List *
+deferred_statements(const FollowedRow *row, bool consistent)
 {
 	OwnTables	state;
 	Oid			types[] = {INT4OID, BOOLOID};
-	Datum		values[] = {Int32GetDatum(followed_id), BoolGetDatum(consistent)};
+	Datum		values[] = {Int32GetDatum(row->id), BoolGetDatum(consistent)};
 	List	   *statements = NIL;
 	MemoryContext oldcontext;
 
 	own_tables_begin(&state);
-	if (SPI_execute_with_args("WITH gone AS (DELETE FROM fanout.deferred_statement"
+	if (SPI_execute_with_args("SELECT statement FROM fanout.deferred_statement"
 							  " WHERE followed_id = $1 AND (NOT needs_consistency OR $2)"
-							  " RETURNING position, statement)"
-							  " SELECT statement FROM gone ORDER BY position",
+							  " ORDER BY position",
 							  2, types, values, NULL, false, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not read fanout.deferred_statement");
 	oldcontext = MemoryContextSwitchTo(state.context);
@@ -427,19 +426,25 @@ deferred_statements(int32 followed_id, bool consistent)
 	return statements;
 }
 
-/*
- * The statements that can be run.  The script's SETs are among them, and for them alone.
- * Needs a transaction, before the stream changes the schema.
- */
+/* They are run; last in their transaction, since unfollow() waits for the lock of a row. */
+static void
+forget_deferred_statements(const FollowedRow *row, bool consistent)
+{
+	copy_change_rows(psprintf("DELETE FROM fanout.deferred_statement WHERE followed_id = $1%s",
+							  consistent ? "" : " AND NOT needs_consistency"), row->id);
+}
+
+/* The script's SETs are among them, and for them alone. */
 void
-run_deferred_statements(const FollowedRow *row, bool consistent)
+run_deferred_statements(const FollowedRow *row, List *statements, bool consistent)
 {
 	int			nestlevel = NewGUCNestLevel();
 	ListCell   *lc;
 
-	foreach(lc, deferred_statements(row->id, consistent))
+	foreach(lc, statements)
 		run_statement(lfirst(lc));
 	AtEOXact_GUC(false, nestlevel);
+	forget_deferred_statements(row, consistent);
 }
 
 /* The stream may have dropped or renamed what the statement is about. */
@@ -478,12 +483,24 @@ void
 finish_schema(const FollowedRow *row)
 {
 	MemoryContext oldcontext = CurrentMemoryContext;
+	List	   *statements;
 	ListCell   *lc;
 
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
-	foreach(lc, deferred_statements(row->id, true))
+	MemoryContextSwitchTo(oldcontext);
+	statements = deferred_statements(row, true);
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(oldcontext);
+	if (statements == NIL)
+		return;
+
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	foreach(lc, statements)
 		run_unless_gone(lfirst(lc));
+	forget_deferred_statements(row, true);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(oldcontext);
