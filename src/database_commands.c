@@ -5,9 +5,12 @@
  * DROP DATABASE, ALTER DATABASE with RENAME or SET TABLESPACE, and CREATE DATABASE with
  * a TEMPLATE fail while anybody is connected to the database; a worker is, and a decoder
  * holds its slot besides.  So before such a command runs, for somebody who may run
- * it, the launcher is told to start nothing there and the workers are ended.  Whether
- * the command then succeeds or fails, the launcher looks again: it removes the
- * hints of a database that is gone, and starts the workers of one that is not.
+ * it, the launcher is told to start nothing there and the workers are ended.
+ *
+ * What tells it is a lock, which ends with the command's transaction, however that does, and
+ * which several commands hold side by side.  While the launcher finds it held it looks
+ * often; afterwards it removes the hints of a database that is gone, and starts the workers
+ * of one that is not.
  *
  * Senders are their followers' connections and count like everybody's.
  *
@@ -21,6 +24,7 @@
 #include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
+#include "access/xlog.h"
 #include "catalog/pg_database.h"
 #include "catalog/pg_replication_origin.h"
 #include "commands/dbcommands.h"
@@ -29,6 +33,7 @@
 #include "pgstat.h"
 #include "replication/origin.h"
 #include "storage/latch.h"
+#include "storage/lock.h"
 #include "tcop/utility.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
@@ -86,12 +91,32 @@ stop_workers_and_wait(Oid dboid)
 	}
 }
 
+/* The server itself locks databases as objects of number 0. */
 static void
-set_reserved(Oid dboid)
+reservation_tag(LOCKTAG *tag, Oid dboid)
 {
-	SpinLockAcquire(&Fanout->mutex);
-	Fanout->reserved_dboid = dboid;
-	SpinLockRelease(&Fanout->mutex);
+	SET_LOCKTAG_OBJECT(*tag, InvalidOid, DatabaseRelationId, dboid, 1);
+}
+
+static void
+reserve(Oid dboid)
+{
+	LOCKTAG		tag;
+
+	reservation_tag(&tag, dboid);
+	(void) LockAcquire(&tag, ShareLock, false, false);
+}
+
+bool
+database_is_reserved(Oid dboid)
+{
+	LOCKTAG		tag;
+
+	reservation_tag(&tag, dboid);
+	if (LockAcquire(&tag, ExclusiveLock, true, true) == LOCKACQUIRE_NOT_AVAIL)
+		return true;
+	LockRelease(&tag, ExclusiveLock, true);
+	return false;
 }
 
 /* The value of an option in a List of DefElem; NULL: not there. */
@@ -176,26 +201,19 @@ database_command_utility(PlannedStmt *pstmt, const char *query_string, bool read
 	char	   *database = database_needed(pstmt->utilityStmt);
 	Oid			dboid = database != NULL ? get_database_oid(database, true) : InvalidOid;
 
-	if (!OidIsValid(dboid) || dboid == MyDatabaseId || !fanout_owns_database(dboid, GetUserId()))
+	if (!OidIsValid(dboid) || dboid == MyDatabaseId || RecoveryInProgress() ||
+		!fanout_owns_database(dboid, GetUserId()))
 	{
 		next(pstmt, query_string, read_only_tree, context, params, query_env, dest, qc);
 		return;
 	}
 
-	PG_TRY();
-	{
-		set_reserved(dboid);
-		stop_workers_and_wait(dboid);
-		next(pstmt, query_string, read_only_tree, context, params, query_env, dest, qc);
-		if (IsA(pstmt->utilityStmt, DropdbStmt))
-			drop_origins_of(dboid);
-	}
-	PG_FINALLY();
-	{
-		set_reserved(InvalidOid);
-		launcher_wake();
-	}
-	PG_END_TRY();
+	reserve(dboid);
+	launcher_wake();
+	stop_workers_and_wait(dboid);
+	next(pstmt, query_string, read_only_tree, context, params, query_env, dest, qc);
+	if (IsA(pstmt->utilityStmt, DropdbStmt))
+		drop_origins_of(dboid);
 }
 
 void

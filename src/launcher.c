@@ -44,6 +44,7 @@
 
 #define FIRST_RETRY_MS		100
 #define SCAN_INTERVAL_MS	10000
+#define RESERVED_POLL_MS	100
 
 /* What the launcher remembers of a hint. */
 typedef struct Launch
@@ -255,7 +256,9 @@ tend_worker(Launch *launch, TimestampTz now)
 	at_once = info->failures == 0;
 	SpinLockRelease(mutex);
 
-	if (running || launch->handle != NULL || launch->hint.dboid == Fanout->reserved_dboid)
+	if (database_is_reserved(launch->hint.dboid))
+		return RESERVED_POLL_MS;
+	if (running || launch->handle != NULL)
 		return SCAN_INTERVAL_MS;
 	if (!at_once && now < launch->retry_at)
 		return TimestampDifferenceMilliseconds(now, launch->retry_at) + 1;

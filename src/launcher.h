@@ -23,6 +23,7 @@ extern Hint worker_start(void);
 
 /* database_commands.c: some commands first stop a database's workers. */
 extern void database_commands_init(void);
+extern bool database_is_reserved(Oid dboid);
 
 /* discovery.c: make hints that are missing after a recovery; false: not done yet. */
 extern bool discover_streams(void);

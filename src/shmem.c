@@ -81,7 +81,6 @@ init_control(void)
 	SpinLockInit(&Fanout->mutex);
 	Fanout->shutdown_lsn = read_shutdown_lsn();
 	Fanout->launcher_procno = -1;
-	Fanout->reserved_dboid = InvalidOid;
 	pg_atomic_init_u32(&Fanout->leader_streams, 0);
 	pg_atomic_init_u32(&Fanout->followed_streams, 0);
 	pg_atomic_init_u64(&Fanout->guard_generation, 1);

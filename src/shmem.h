@@ -245,7 +245,6 @@ typedef struct FanoutShmem
 	slock_t		mutex;
 	XLogRecPtr	shutdown_lsn;	/* the checkpoint before this start; Invalid unless shut down */
 	int			launcher_procno;	/* -1: not running */
-	Oid			reserved_dboid; /* no worker is started there, see database_commands.c */
 
 	/*
 	 * Number of leader streams and of followed streams of the whole server:
