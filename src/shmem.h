@@ -137,7 +137,8 @@ typedef struct Registration
 	int32		stream_id;
 	slock_t		mutex;
 	NameData	name;
-	pg_uuid_t	instance;		/* changes with each copy of the follower's data */
+	pg_uuid_t	instance;		/* only the follower and its copies know it */
+	Oid			role;			/* the login that registered it or connected last */
 	RegistrationState state;
 	pid_t		sender_pid;		/* 0: not connected */
 	int			sender_procno;

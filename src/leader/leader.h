@@ -40,6 +40,9 @@ extern LeaderStream *stream_record(const StreamRow *row);
 /* By name, or fail with ERRCODE_UNDEFINED_OBJECT. */
 extern StreamRow *stream_row_require(const char *name);
 
+/* Has the user the rights of the stream's owner?  Superusers have. */
+extern bool stream_is_owner(const StreamRow *row);
+
 /* Fail unless the user may alter the stream: its owner and superusers. */
 extern void stream_check_owner(const StreamRow *row);
 
@@ -89,10 +92,10 @@ extern void stream_require_any_grant(void);
 extern void registry_load(LeaderStream *stream);
 
 /*
- * Register a follower that needs the log from lsn on.  The same name with the
- * same instance (or one that is lost or copying, and not connected) takes
- * over its entry; another instance under a name that is in use fails with
- * ERRCODE_DUPLICATE_OBJECT.
+ * Register a follower, as the current user, that needs the log from lsn on.  The same
+ * name with the same instance takes over its entry, and so does another instance of
+ * the same role, or of the stream's owner, if the entry's is lost or copying, and not
+ * connected; else a name that is in use fails with ERRCODE_DUPLICATE_OBJECT.
  */
 extern Registration *registry_add(LeaderStream *stream, const char *name,
 								  const pg_uuid_t *instance, XLogRecPtr lsn);

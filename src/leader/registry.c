@@ -84,6 +84,7 @@ fill_entry(Registration *registration, const LeaderStream *stream, const Registr
 		registration->in_use = true;
 	}
 	registration->instance = entry->instance;
+	registration->role = entry->role;
 	registration->state = (RegistrationState) entry->state;
 	registration->sent_lsn = entry->applied_lsn;
 	registration->applied_lsn = entry->applied_lsn;
@@ -100,15 +101,6 @@ end_sender(pid_t pid)
 {
 	if (pid != 0)
 		(void) kill(pid, SIGTERM);
-}
-
-static void
-too_many_followers(void)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-			 errmsg("too many followers are registered on this server"),
-			 errhint("Raise \"fanout.max_followers\" and restart the server.")));
 }
 
 /* ---------- loading and saving ---------- */
@@ -131,6 +123,7 @@ collect_entries(const LeaderStream *stream, uint32 *count)
 		SpinLockAcquire(&registration->mutex);
 		entry->name = registration->name;
 		entry->instance = registration->instance;
+		entry->role = registration->role;
 		entry->state = registration->state == FOLLOWER_STREAMING
 			? FOLLOWER_AWAY : registration->state;
 		entry->applied_lsn = registration->applied_lsn;
@@ -192,6 +185,7 @@ load_entry(const LeaderStream *stream, const RegistryEntry *entry)
 	return registration != NULL;
 }
 
+/* Needs registry_lock, exclusive. */
 static void
 load_locked(LeaderStream *stream)
 {
@@ -204,7 +198,11 @@ load_locked(LeaderStream *stream)
 	for (uint32 i = 0; i < count; i++)
 	{
 		if (!load_entry(stream, &entries[i]))
-			too_many_followers();
+			ereport(WARNING,
+					(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+					 errmsg("follower \"%s\" of stream \"%s\" is forgotten, since more than \"fanout.max_followers\" are registered",
+							NameStr(entries[i].name), NameStr(stream->name)),
+					 errdetail("It has to copy again when there is room for it.")));
 	}
 	stream->registry_loaded = true;
 }
@@ -212,8 +210,8 @@ load_locked(LeaderStream *stream)
 /*
  * Read the file into shared memory, once after the server's start.  Every
  * function that looks up followers calls it, since any may come before the
- * decoder does.  Fails with ERRCODE_CONFIGURATION_LIMIT_EXCEEDED when there are
- * more followers than entries.
+ * decoder does.  When there are more followers than entries, because
+ * fanout.max_followers was lowered, the last ones are left out: the stream goes on.
  */
 void
 registry_load(LeaderStream *stream)
@@ -233,18 +231,96 @@ registry_load(LeaderStream *stream)
 
 /* ---------- registering ---------- */
 
-/* May this instance have an entry that is in use under its name? */
+typedef enum ClaimResult
+{
+	CLAIMED,
+	NAME_TAKEN,
+	SHARE_USED,					/* the role has as many as it may */
+	NO_ROOM
+} ClaimResult;
+
+/*
+ * May the entry, which is in use under that name, become this one?  Who knows its instance
+ * is that follower, whatever its login.  Others must at least be of the same role.
+ */
 static bool
-may_take_over(Registration *registration, const pg_uuid_t *instance)
+may_take_over(Registration *registration, const RegistryEntry *entry, bool is_owner)
 {
 	bool		result;
 
 	SpinLockAcquire(&registration->mutex);
-	result = memcmp(&registration->instance, instance, sizeof(pg_uuid_t)) == 0;
-	result |= registration->sender_pid == 0 &&
+	result = memcmp(&registration->instance, &entry->instance, sizeof(pg_uuid_t)) == 0;
+	result |= (is_owner || registration->role == entry->role) &&
+		registration->sender_pid == 0 &&
 		(registration->state == FOLLOWER_LOST || registration->state == FOLLOWER_COPYING);
 	SpinLockRelease(&registration->mutex);
 	return result;
+}
+
+/*
+ * No role may use up the entries, which all streams share: it has at most as many as are
+ * free.  Needs Fanout->lock.
+ */
+static bool
+share_is_used_locked(Oid role)
+{
+	int			own = 0;
+	int			free = 0;
+
+	for (int i = 0; i < fanout_max_followers; i++)
+	{
+		if (!Registrations[i].in_use)
+			free++;
+		else if (Registrations[i].role == role)
+			own++;
+	}
+	return own >= free;
+}
+
+/* Fills *registration; needs Fanout->lock, exclusive. */
+static ClaimResult
+claim_locked(LeaderStream *stream, const RegistryEntry *entry, bool is_owner,
+			 Registration **registration)
+{
+	*registration = find_locked(stream, NameStr(entry->name));
+	if (*registration != NULL)
+	{
+		if (!may_take_over(*registration, entry, is_owner))
+			return NAME_TAKEN;
+		end_sender((*registration)->sender_pid);
+	}
+	else
+	{
+		*registration = find_free_locked();
+		if (*registration == NULL)
+			return NO_ROOM;
+		if (!is_owner && share_is_used_locked(entry->role))
+			return SHARE_USED;
+	}
+	fill_entry(*registration, stream, entry);
+	return CLAIMED;
+}
+
+static void
+refuse_claim(ClaimResult result, const LeaderStream *stream, const RegistryEntry *entry)
+{
+	if (result == NAME_TAKEN)
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("follower \"%s\" is already registered with stream \"%s\"",
+						NameStr(entry->name), NameStr(stream->name)),
+				 errhint("Choose another name, or call fanout.drop_follower() on the leader if that follower is gone.")));
+	if (result == SHARE_USED)
+		ereport(ERROR,
+				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+				 errmsg("too many followers of role \"%s\" are registered on this server",
+						GetUserNameFromId(entry->role, false)),
+				 errdetail("A role that does not own the stream may have no more than can still be registered."),
+				 errhint("Raise \"fanout.max_followers\" and restart the server, or drop followers that are gone.")));
+	ereport(ERROR,
+			(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+			 errmsg("too many followers are registered on this server"),
+			 errhint("Raise \"fanout.max_followers\" and restart the server.")));
 }
 
 Registration *
@@ -252,36 +328,23 @@ registry_add(LeaderStream *stream, const char *name, const pg_uuid_t *instance,
 			 XLogRecPtr lsn)
 {
 	RegistryEntry entry = {.instance = *instance, .state = FOLLOWER_COPYING,
-		.applied_lsn = lsn, .durable_lsn = lsn, .last_seen_at = GetCurrentTimestamp()};
+		.role = GetUserId(),
+	.applied_lsn = lsn, .durable_lsn = lsn, .last_seen_at = GetCurrentTimestamp()};
+	StreamRow  *row = stream_row_by_id(stream->id);
+	bool		is_owner = row != NULL && stream_is_owner(row);
 	Registration *registration;
-	bool		taken = false;
+	ClaimResult result;
 
 	namestrcpy(&entry.name, name);
 	LWLockAcquire(Fanout->registry_lock, LW_EXCLUSIVE);
 	load_locked(stream);
 
 	LWLockAcquire(Fanout->lock, LW_EXCLUSIVE);
-	registration = find_locked(stream, name);
-	if (registration == NULL)
-		registration = find_free_locked();
-	else
-		taken = !may_take_over(registration, instance);
-	if (registration != NULL && !taken)
-	{
-		if (registration->in_use)
-			end_sender(registration->sender_pid);
-		fill_entry(registration, stream, &entry);
-	}
+	result = claim_locked(stream, &entry, is_owner, &registration);
 	LWLockRelease(Fanout->lock);
 
-	if (taken)
-		ereport(ERROR,
-				(errcode(ERRCODE_DUPLICATE_OBJECT),
-				 errmsg("follower \"%s\" is already registered with stream \"%s\"",
-						name, NameStr(stream->name)),
-				 errhint("Choose another name, or call fanout.drop_follower() on the leader if that follower is gone.")));
-	if (registration == NULL)
-		too_many_followers();
+	if (result != CLAIMED)
+		refuse_claim(result, stream, &entry);
 	write_file(stream);
 	LWLockRelease(Fanout->registry_lock);
 	return registration;

@@ -18,7 +18,7 @@
 #include "leader/registry_file.h"
 
 #define REGISTRY_MAGIC		0x46525247	/* "FRRG" */
-#define REGISTRY_VERSION	2
+#define REGISTRY_VERSION	3
 
 /* The file is a header, era_count eras and count entries, in the server's byte order. */
 typedef struct RegistryHeader

@@ -12,6 +12,7 @@ typedef struct RegistryEntry
 	NameData	name;
 	pg_uuid_t	instance;
 	uint32		state;			/* RegistrationState, where streaming is stored as away */
+	Oid			role;
 	XLogRecPtr	applied_lsn;
 	XLogRecPtr	durable_lsn;
 	uint64		applied_seq;

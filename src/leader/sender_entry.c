@@ -63,6 +63,7 @@ take_entry(Sender *sender, Registration *registration, const char *client_addr,
 		   TimestampTz now)
 {
 	registration->sender_pid = MyProcPid;
+	registration->role = GetUserId();
 	registration->sender_procno = GetNumberFromPGProc(MyProc);
 	strlcpy(registration->client_addr, client_addr, sizeof(registration->client_addr));
 	registration->connected_at = now;

@@ -31,7 +31,7 @@ may_follow(const StreamRow *row)
 {
 	ListCell   *lc;
 
-	if (superuser() || has_privs_of_role(GetUserId(), row->owner))
+	if (stream_is_owner(row))
 		return true;
 	foreach(lc, row->granted)
 	{

@@ -181,10 +181,16 @@ stream_row_require(const char *name)
 	return row;
 }
 
+bool
+stream_is_owner(const StreamRow *row)
+{
+	return superuser() || has_privs_of_role(GetUserId(), row->owner);
+}
+
 void
 stream_check_owner(const StreamRow *row)
 {
-	if (!superuser() && !has_privs_of_role(GetUserId(), row->owner))
+	if (!stream_is_owner(row))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("must be owner of stream \"%s\"", NameStr(row->name))));
