@@ -416,6 +416,8 @@ fanout_wait_for_copy(PG_FUNCTION_ARGS)
 		}
 		if (streaming || left <= 0)
 			break;
+		if (stream != NULL)
+			check_not_in_the_way(stream, true);
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
 						 Min(left, 20), PG_WAIT_EXTENSION);
 		ResetLatch(MyLatch);

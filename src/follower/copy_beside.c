@@ -41,11 +41,8 @@
 #include "postmaster/interrupt.h"
 #include "replication/origin.h"
 #include "storage/ipc.h"
-#include "storage/proc.h"
 #include "tcop/tcopprot.h"
-#include "utils/array.h"
 #include "utils/builtins.h"
-#include "utils/fmgrprotos.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
@@ -260,34 +257,13 @@ wake_owner(void)
 	fanout_wake(procno);
 }
 
-/* Does the worker wait for a lock that this process has?  The first look is without a lock. */
-static bool
-worker_waits_for_us(void)
-{
-	int			procno;
-	ArrayType  *blockers;
-
-	SpinLockAcquire(&my_stream->mutex);
-	procno = my_stream->worker.procno;
-	SpinLockRelease(&my_stream->mutex);
-	if (procno < 0 || ProcGlobal->allProcs[procno].waitLock == NULL)
-		return false;
-	blockers = DatumGetArrayTypeP(DirectFunctionCall1(pg_blocking_pids, Int32GetDatum(my_owner)));
-	for (int i = 0; i < ArrayGetNItems(ARR_NDIM(blockers), ARR_DIMS(blockers)); i++)
-	{
-		if (((int32 *) ARR_DATA_PTR(blockers))[i] == MyProcPid)
-			return true;
-	}
-	return false;
-}
-
 /* The copy_table() callback. */
 static void
 end_if_in_the_way(void)
 {
 	if (!is_wanted())
 		proc_exit(0);
-	if (!worker_waits_for_us())
+	if (!waits_for_us(my_owner))
 		return;
 	ereport(LOG,
 			(errmsg("the copy of a table is given up, since a schema change of the stream needs the table"),

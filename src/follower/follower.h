@@ -288,6 +288,14 @@ extern void copy_before_streaming(int32 followed_id);
 /* An initial copy fails on something that schema changes of the stream may mend. */
 extern void stream_before_copying(int32 followed_id);
 
+/* ---------- blocked.c ---------- */
+
+/* Does that process wait for a lock that this one has? */
+extern bool waits_for_us(pid_t pid);
+
+/* Fail if the stream's worker does, or its copier: to wait for it would never end. */
+extern void check_not_in_the_way(FollowedStream *stream, bool of_copier);
+
 /* ---------- table_current.c ---------- */
 
 /* Does the snapshot show the table in line with the stream? */

@@ -90,6 +90,7 @@ wait_until_held(FollowedStream *stream)
 	while (!is_held(stream))
 	{
 		check_applying(stream);
+		check_not_in_the_way(stream, false);
 		(void) ConditionVariableTimedSleep(&stream->changed, LOOK_MS, PG_WAIT_EXTENSION);
 	}
 	ConditionVariableCancelSleep();
@@ -102,6 +103,7 @@ hold_take(FollowedStream *stream)
 	while (!try_take(stream))
 	{
 		check_applying(stream);
+		check_not_in_the_way(stream, false);
 		(void) ConditionVariableTimedSleep(&stream->changed, LOOK_MS, PG_WAIT_EXTENSION);
 	}
 	ConditionVariableCancelSleep();
