@@ -52,44 +52,48 @@ typedef struct XidSet
 	int			size;
 } XidSet;
 
+static XidSet
+empty_set(void)
+{
+	XidSet		set = {.size = 64};
+
+	set.xids = palloc(sizeof(TransactionId) * set.size);
+	return set;
+}
+
 static void
 add_xid(XidSet *set, TransactionId xid)
 {
 	if (set->count == set->size)
 	{
-		set->size = Max(set->size * 2, 64);
-		set->xids = set->xids == NULL ? palloc(sizeof(TransactionId) * set->size) :
-			repalloc(set->xids, sizeof(TransactionId) * set->size);
+		set->size *= 2;
+		set->xids = repalloc(set->xids, sizeof(TransactionId) * set->size);
 	}
 	set->xids[set->count++] = xid;
 }
 
-static bool
-has_xid(const XidSet *set, TransactionId xid)
+/* What is in the one and not in the other, which gets sorted: both may be large. */
+static XidSet
+difference(const XidSet *set, XidSet *other)
 {
-	for (int i = 0; i < set->count; i++)
-	{
-		if (set->xids[i] == xid)
-			return true;
-	}
-	return false;
-}
+	XidSet		rest = empty_set();
 
-static void
-remove_xid(XidSet *set, TransactionId xid)
-{
+	qsort(other->xids, other->count, sizeof(TransactionId), xidComparator);
 	for (int i = 0; i < set->count; i++)
 	{
-		if (set->xids[i] == xid)
-			set->xids[i--] = set->xids[--set->count];
+		CHECK_FOR_INTERRUPTS();
+		if (bsearch(&set->xids[i], other->xids, other->count, sizeof(TransactionId),
+					xidComparator) == NULL)
+			add_xid(&rest, set->xids[i]);
 	}
+	return rest;
 }
 
 /* The top-level transactions before "next" that the snapshot does not show. */
 static XidSet
 not_shown(Snapshot snapshot, TransactionId next)
 {
-	XidSet		set = {0};
+	XidSet		set = empty_set();
 	TransactionId xid = snapshot->xmax;
 
 	for (uint32 i = 0; i < snapshot->xcnt; i++)
@@ -107,10 +111,11 @@ not_shown(Snapshot snapshot, TransactionId next)
 static XidSet
 committed_of(const XidSet *set)
 {
-	XidSet		committed = {0};
+	XidSet		committed = empty_set();
 
 	for (int i = 0; i < set->count; i++)
 	{
+		CHECK_FOR_INTERRUPTS();
 		if (TransactionIdDidCommit(set->xids[i]))
 			add_xid(&committed, set->xids[i]);
 	}
@@ -141,9 +146,9 @@ wait_for_decoder(LeaderStream *stream)
 	}
 }
 
-/* Remove the transactions that these bytes of the log begin and that end after lsn. */
+/* Add the transactions that these bytes of the log begin and that end after lsn. */
 static void
-remove_begun(XidSet *set, const char *data, Size len, XLogRecPtr lsn)
+add_begun(XidSet *set, const char *data, Size len, XLogRecPtr lsn)
 {
 	while (len > 0)
 	{
@@ -153,23 +158,20 @@ remove_begun(XidSet *set, const char *data, Size len, XLogRecPtr lsn)
 		if (size == 0)
 			break;
 		if ((frame.flags & FRAME_FIRST) != 0 && frame.txn.end_lsn > lsn)
-			remove_xid(set, (TransactionId) frame.txn.xid);
+			add_xid(set, (TransactionId) frame.txn.xid);
 		data += size;
 		len -= size;
 	}
 }
 
 static void
-remove_later_than(XidSet *set, LeaderStream *stream, XLogRecPtr lsn, const LogEnd *end)
+read_later_than(XidSet *set, LogReader *reader, LeaderStream *stream, XLogRecPtr lsn,
+				const LogEnd *end)
 {
-	LogReader  *reader;
 	const char *data;
 	Size		len;
 	XLogRecPtr	last = lsn;
 
-	if (end->lsn <= lsn)
-		return;
-	reader = stream_log_reader(stream);
 	if (!log_reader_seek(reader, lsn, end))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -178,28 +180,43 @@ remove_later_than(XidSet *set, LeaderStream *stream, XLogRecPtr lsn, const LogEn
 	while ((data = log_reader_next(reader, end, READ_BYTES, &len, &last)) != NULL)
 	{
 		CHECK_FOR_INTERRUPTS();
-		remove_begun(set, data, len, lsn);
+		add_begun(set, data, len, lsn);
 	}
-	log_reader_close(reader);
+}
+
+/* The transactions in the log that end after lsn.  No one else closes the reader's file. */
+static XidSet
+later_than(LeaderStream *stream, XLogRecPtr lsn, const LogEnd *end)
+{
+	XidSet		later = empty_set();
+	LogReader  *reader;
+
+	if (end->lsn <= lsn)
+		return later;
+	reader = stream_log_reader(stream);
+	PG_TRY();
+	{
+		read_later_than(&later, reader, stream, lsn, end);
+	}
+	PG_FINALLY();
+	{
+		log_reader_close(reader);
+	}
+	PG_END_TRY();
+	return later;
 }
 
 /* ---------- the snapshot ---------- */
 
-/* All before "next" is shown but what is in hidden and not in shown. */
+/* All before "next" is shown but what is in hidden. */
 static void
-rewrite_snapshot(Snapshot snapshot, TransactionId next, const XidSet *hidden, const XidSet *shown)
+rewrite_snapshot(Snapshot snapshot, TransactionId next, const XidSet *hidden)
 {
-	TransactionId *xip = MemoryContextAlloc(TopTransactionContext,
-											sizeof(TransactionId) * Max(hidden->count, 1));
-	uint32		count = 0;
+	Size		size = sizeof(TransactionId) * hidden->count;
 
-	for (int i = 0; i < hidden->count; i++)
-	{
-		if (!has_xid(shown, hidden->xids[i]))
-			xip[count++] = hidden->xids[i];
-	}
-	snapshot->xip = xip;
-	snapshot->xcnt = count;
+	snapshot->xip = MemoryContextAlloc(TopTransactionContext, Max(size, 1));
+	memcpy(snapshot->xip, hidden->xids, size);
+	snapshot->xcnt = hidden->count;
 	snapshot->subxcnt = 0;
 	snapshot->suboverflowed = true;
 	snapshot->xmax = next;
@@ -218,8 +235,11 @@ fanout_snapshot_position(PG_FUNCTION_ARGS)
 	Snapshot	snapshot;
 	XLogRecPtr	position;
 	TransactionId next;
-	XidSet		hidden;
+	XidSet		not_yet;		/* shown */
+	XidSet		committed;
+	XidSet		later;
 	XidSet		shown;
+	XidSet		hidden;
 	LogEnd		end;
 
 	fanout_require_preload();
@@ -234,10 +254,12 @@ fanout_snapshot_position(PG_FUNCTION_ARGS)
 	next = XidFromFullTransactionId(ReadNextFullTransactionId());
 	wait_for_critical_sections();
 
-	hidden = not_shown(snapshot, next);
-	shown = committed_of(&hidden);
+	not_yet = not_shown(snapshot, next);
+	committed = committed_of(&not_yet);
 	end = wait_for_decoder(stream);
-	remove_later_than(&shown, stream, position, &end);
-	rewrite_snapshot(snapshot, next, &hidden, &shown);
+	later = later_than(stream, position, &end);
+	shown = difference(&committed, &later);
+	hidden = difference(&not_yet, &shown);
+	rewrite_snapshot(snapshot, next, &hidden);
 	PG_RETURN_LSN(position);
 }
