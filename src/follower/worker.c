@@ -122,6 +122,8 @@ forget_stream(const Hint *hint)
 	followed_origin_name(origin, hint->dboid, hint->id);
 	StartTransactionCommand();
 	replorigin_drop_by_name(origin, true, false);
+	/* Without the hint nobody would look for it again after a crash. */
+	ForceSyncCommit();
 	CommitTransactionCommand();
 	hint_remove(HINT_FOLLOWED, hint->dboid, hint->id);
 	table_activity_forget(hint->id);

@@ -214,6 +214,21 @@ is(origins(), '1', '... but not the origin, which takes pg_replication_origin_dr
 $follower->safe_psql('postgres', 'SELECT pg_replication_origin_drop(roname) FROM pg_replication_origin');
 nothing_left('all of it');
 
+# A crash right after that, before anybody but the worker has had WAL written.
+$leader->safe_psql('postgres', q{CREATE EXTENSION pg_fanout; CREATE TABLE last (id int); SELECT fanout.create_stream('last')});
+$follower->append_conf('postgresql.conf', 'wal_writer_delay = 10s');
+$follower->reload;
+$follower->safe_psql('postgres', 'CREATE EXTENSION pg_fanout');
+$follower->safe_psql('postgres', q{SELECT fanout.follow('last', '} . conninfo($leader) =~ s/'/''/gr . q{')});
+is($follower->safe_psql('postgres', q{SELECT fanout.wait_for_copy('last', '150s')}), 't', 'followed once more');
+$follower->safe_psql('postgres', q{SELECT fanout.unfollow('last')});
+wait_until('the directory to go', sub { directories($follower) == 0 });
+$follower->stop('immediate');
+$follower->start;
+is(origins(), '0', 'a crash brings no origin back');
+$leader->safe_psql('postgres', q{SELECT fanout.drop_stream('last')});
+nothing_left('that');
+
 unlike(slurp_file($_->logfile), qr/PANIC|terminated by signal/, $_->name . ' did not crash') for $leader, $follower;
 $_->stop for $follower, $leader;
 done_testing();
