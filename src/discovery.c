@@ -128,7 +128,7 @@ make_hints(HintKind kind, const char *table)
 
 		hint_create(kind, MyDatabaseId,
 					DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc,
-												1, &isnull)));
+												1, &isnull)), false);
 	}
 	own_tables_end(&state);
 }

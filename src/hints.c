@@ -34,11 +34,27 @@ hint_path(char *path, HintKind kind, Oid dboid, int32 id)
 	snprintf(path, MAXPGPATH, HINT_ROOT "/%u/%s-%d", dboid, hint_prefix[kind], id);
 }
 
+int32
+hint_random_id(void)
+{
+	uint32		id;
+
+	do
+	{
+		if (!pg_strong_random(&id, sizeof(id)))
+			ereport(ERROR,
+					(errcode(ERRCODE_INTERNAL_ERROR),
+					 errmsg("could not generate a random number")));
+		id &= PG_INT32_MAX;
+	} while (id == 0);
+	return (int32) id;
+}
+
 /* Returns false when the parent is not there. */
 static bool
-make_directory(const char *path)
+make_directory(const char *path, bool must_be_new)
 {
-	if (MakePGDirectory(path) == 0 || errno == EEXIST)
+	if (MakePGDirectory(path) == 0 || (errno == EEXIST && !must_be_new))
 		return true;
 	if (errno == ENOENT)
 		return false;
@@ -52,18 +68,18 @@ make_directory(const char *path)
  * it.  All are synced, so that they survive a crash.
  */
 void
-hint_create(HintKind kind, Oid dboid, int32 id)
+hint_create(HintKind kind, Oid dboid, int32 id, bool must_be_new)
 {
 	char		database[MAXPGPATH];
 	char		path[MAXPGPATH];
 
 	database_path(database, dboid);
 	hint_path(path, kind, dboid, id);
-	while (!make_directory(path))
+	while (!make_directory(path, must_be_new))
 	{
 		CHECK_FOR_INTERRUPTS();
-		if (!make_directory(database))
-			(void) make_directory(HINT_ROOT);
+		if (!make_directory(database, false))
+			(void) make_directory(HINT_ROOT, false);
 	}
 	fsync_fname(path, true);
 	fsync_fname(database, true);

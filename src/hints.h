@@ -9,6 +9,10 @@
  * A hint is made and synced before the transaction that needs it commits, and is a
  * superset of the truth: a worker started for one that its database's tables
  * know nothing of removes it.
+ *
+ * Slot, log, registry, origin and record go by the id, and outlive the stream until a worker
+ * has removed them.  So ids are random: numbers that are counted begin again with
+ * the extension, and a stream made right after that would take over those of an old one.
  */
 #ifndef FANOUT_HINTS_H
 #define FANOUT_HINTS_H
@@ -35,8 +39,11 @@ typedef struct Hint
 /* Path of the hint's directory, relative to the data directory; path has MAXPGPATH bytes. */
 extern void hint_path(char *path, HintKind kind, Oid dboid, int32 id);
 
-/* Make the directory and sync it and its parents; one that exists is fine. */
-extern void hint_create(HintKind kind, Oid dboid, int32 id);
+/* The id of a new stream. */
+extern int32 hint_random_id(void);
+
+/* Make the directory and sync it and its parents; one that exists may be fine. */
+extern void hint_create(HintKind kind, Oid dboid, int32 id, bool must_be_new);
 
 /* Remove the directory with all in it; one that is not there is fine. */
 extern void hint_remove(HintKind kind, Oid dboid, int32 id);

@@ -142,14 +142,13 @@ check_leader(const FollowRequest *request, CheckedLeader *leader)
 
 /* ---------- the row ---------- */
 
-static int32
-insert_row(const FollowRequest *request, const CheckedLeader *leader)
+static void
+insert_row(int32 id, const FollowRequest *request, const CheckedLeader *leader)
 {
 	OwnTables	state;
-	Oid			types[] = {NAMEOID, OIDOID, NAMEOID, TEXTOID, BOOLOID, BOOLOID, OIDOID, TEXTOID, OIDOID};
+	Oid			types[] = {NAMEOID, OIDOID, NAMEOID, TEXTOID, BOOLOID, BOOLOID, OIDOID, TEXTOID,
+	OIDOID, INT4OID};
 	Datum		values[lengthof(types)];
-	bool		isnull;
-	int32		id;
 
 	values[0] = DirectFunctionCall1(namein, CStringGetDatum(request->stream));
 	values[1] = ObjectIdGetDatum(MyDatabaseId);
@@ -160,29 +159,29 @@ insert_row(const FollowRequest *request, const CheckedLeader *leader)
 	values[6] = ObjectIdGetDatum(GetUserId());
 	values[7] = CStringGetTextDatum(leader->system);
 	values[8] = ObjectIdGetDatum(leader->database);
+	values[9] = Int32GetDatum(id);
 
 	own_tables_begin(&state);
 	if (SPI_execute_with_args("INSERT INTO fanout.followed_stream"
 							  " (stream, dboid, follower, conninfo, instance, copy_schema, copy_data, owner,"
-							  "  leader_system, leader_database)"
-							  " VALUES ($1, $2, $3, $4, gen_random_uuid(), $5, $6, $7, $8, $9)"
-							  " RETURNING id",
-							  lengthof(types), types, values, NULL, false, 0) != SPI_OK_INSERT_RETURNING)
+							  "  leader_system, leader_database, id)"
+							  " VALUES ($1, $2, $3, $4, gen_random_uuid(), $5, $6, $7, $8, $9, $10)",
+							  lengthof(types), types, values, NULL, false, 0) != SPI_OK_INSERT)
 		elog(ERROR, "could not insert into fanout.followed_stream");
-	id = DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
 	own_tables_end(&state);
-	return id;
 }
 
 static void
 follow(const FollowRequest *request)
 {
 	CheckedLeader leader;
+	int32		id = hint_random_id();
 
 	leader_check_conninfo(request->conninfo);
 	check_server(request);
 	check_leader(request, &leader);
-	hint_create(HINT_FOLLOWED, MyDatabaseId, insert_row(request, &leader));
+	insert_row(id, request, &leader);
+	hint_create(HINT_FOLLOWED, MyDatabaseId, id, true);
 	launcher_wake_at_commit();
 }
 

@@ -210,12 +210,12 @@ name_array_datum(List *names)
 										   TYPALIGN_CHAR));
 }
 
-/* Returns the new stream's id. */
-static int32
-insert_row(const char *name, List *publications, bool own_publication, bool ddl)
+static void
+insert_row(int32 id, const char *name, List *publications, bool own_publication, bool ddl)
 {
-	Oid			types[] = {NAMEOID, OIDOID, NAMEARRAYOID, BOOLOID, OIDOID, BOOLOID};
+	Oid			types[] = {INT4OID, NAMEOID, OIDOID, NAMEARRAYOID, BOOLOID, OIDOID, BOOLOID};
 	Datum		values[] = {
+		Int32GetDatum(id),
 		name_datum(name),
 		ObjectIdGetDatum(MyDatabaseId),
 		name_array_datum(publications),
@@ -224,19 +224,14 @@ insert_row(const char *name, List *publications, bool own_publication, bool ddl)
 		BoolGetDatum(ddl)
 	};
 	OwnTables	state;
-	int32		id;
-	bool		isnull;
 
 	own_tables_begin(&state);
 	if (SPI_execute_with_args("INSERT INTO fanout.stream"
-							  " (name, dboid, publications, own_publication, owner, ddl)"
-							  " VALUES ($1, $2, $3, $4, $5, $6) RETURNING id",
-							  lengthof(types), types, values, NULL, false, 0)
-		!= SPI_OK_INSERT_RETURNING)
+							  " (id, name, dboid, publications, own_publication, owner, ddl)"
+							  " VALUES ($1, $2, $3, $4, $5, $6, $7)",
+							  lengthof(types), types, values, NULL, false, 0) != SPI_OK_INSERT)
 		elog(ERROR, "could not insert into fanout.stream");
-	id = DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
 	own_tables_end(&state);
-	return id;
 }
 
 /*
@@ -248,7 +243,7 @@ fanout_create_stream(PG_FUNCTION_ARGS)
 	bool		own_publication = PG_ARGISNULL(1);
 	char	   *name;
 	List	   *publications;
-	int32		id;
+	int32		id = hint_random_id();
 
 	fanout_require_preload();
 	if (PG_ARGISNULL(0))
@@ -270,8 +265,8 @@ fanout_create_stream(PG_FUNCTION_ARGS)
 		publications = checked_publications(PG_GETARG_ARRAYTYPE_P(1));
 
 	/* The hint must be on disk when the row commits, see hints.h. */
-	id = insert_row(name, publications, own_publication, PG_GETARG_BOOL(2));
-	hint_create(HINT_STREAM, MyDatabaseId, id);
+	insert_row(id, name, publications, own_publication, PG_GETARG_BOOL(2));
+	hint_create(HINT_STREAM, MyDatabaseId, id, true);
 	launcher_wake_at_commit();
 	PG_RETURN_VOID();
 }

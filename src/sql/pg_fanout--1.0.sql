@@ -8,7 +8,7 @@
  * database and does not count.
  */
 CREATE TABLE fanout.stream (
-    id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    id integer PRIMARY KEY,
     name name NOT NULL,
     dboid oid NOT NULL,
     publications name[] NOT NULL,
@@ -32,7 +32,7 @@ CREATE TABLE fanout.schema_change (
 COMMENT ON TABLE fanout.schema_change IS 'carries schema changes through the WAL into the streams; always empty';
 
 CREATE TABLE fanout.followed_stream (
-    id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    id integer PRIMARY KEY,
     stream name NOT NULL,
     dboid oid NOT NULL,
     follower name NOT NULL,

@@ -90,14 +90,15 @@ damage('a segment of another place', sub { system('cp', $_[1], $_[2]) and die },
 damage('bytes behind a segment', sub { append_to_file($_[2], 'x' x 100) }, qr/cannot be used/);
 
 # A segment of another stream, with a right checksum and the right number.
+my ($own_directory) = (segments())[0] =~ /(stream-\d+\/)/;
 $leader->safe_psql('postgres', q{CREATE PUBLICATION p FOR TABLE t; SELECT fanout.create_stream('other', '{p}')});
 damage('a segment of another stream', sub {
-		my @own = grep { /stream-1\// } segments();
+		my @own = grep { /$own_directory/ } segments();
 		# Nobody follows it, so its segments go as soon as they are full.
-		wait_until('a segment to copy', sub { system('cp', (grep { !/stream-1\// } segments())[-1], $own[2]) == 0 });
+		wait_until('a segment to copy', sub { system('cp', (grep { !/$own_directory/ } segments())[-1], $own[2]) == 0 });
 	}, qr/It belongs to another server|Its number|is lost/);
 $leader->safe_psql('postgres', q{SELECT fanout.drop_stream('other')});
-wait_until('the other stream to go', sub { !grep { !/stream-1\// } segments() });
+wait_until('the other stream to go', sub { !grep { !/$own_directory/ } segments() });
 
 # WAL has the end of the log as long as the slot's confirmed position has not been saved, and that
 # is when the slot advances: not while a transaction is open that it has seen.
@@ -151,7 +152,7 @@ all_equal('no log at all', $leader, $near, $far);
 # The file of followers.
 $leader->stop;
 my %copied_at = map { $_->name => copied_at($_) } $near, $far;
-my ($registry) = glob($leader->data_dir . '/pg_fanout/*/stream-1/registry');
+my ($registry) = glob($leader->data_dir . '/pg_fanout/*/stream-*/registry');
 change_bytes($registry, 60);
 $leader->start;
 wait_until('the damage to be said', sub { slurp_file($leader->logfile) =~ /the followers of stream "app" are forgotten/ });
