@@ -81,7 +81,7 @@ static struct
 	XLogRecPtr	durable_lsn;
 } applier;
 
-static MemoryContext applier_context;
+static MemoryContext applier_context = NULL;
 
 /* What is committed by now has all tables in line with the stream, or not. */
 static void
@@ -93,6 +93,8 @@ tell_settled(void)
 void
 apply_start(FollowedStream *stream, const FollowedRow *row)
 {
+	if (applier_context != NULL)
+		MemoryContextDelete(applier_context);
 	applier_context = AllocSetContextCreate(TopMemoryContext, "pg_fanout applier",
 											ALLOCSET_DEFAULT_SIZES);
 	memset(&applier, 0, sizeof(applier));

@@ -255,8 +255,12 @@ forget_query(QueryDesc *query)
 
 	foreach(lc, running_queries)
 	{
-		if (((RunningQuery *) lfirst(lc))->query == query)
-			running_queries = foreach_delete_current(running_queries, lc);
+		RunningQuery *running = lfirst(lc);
+
+		if (running->query != query)
+			continue;
+		running_queries = foreach_delete_current(running_queries, lc);
+		pfree(running);
 	}
 }
 
@@ -518,8 +522,12 @@ bound_subxact_callback(SubXactEvent event, SubTransactionId subid,
 	execute_hold_snapshot = NULL;
 	foreach(lc, running_queries)
 	{
-		if (((RunningQuery *) lfirst(lc))->nest_level >= GetCurrentTransactionNestLevel())
-			running_queries = foreach_delete_current(running_queries, lc);
+		RunningQuery *running = lfirst(lc);
+
+		if (running->nest_level < GetCurrentTransactionNestLevel())
+			continue;
+		running_queries = foreach_delete_current(running_queries, lc);
+		pfree(running);
 	}
 }
 

@@ -441,6 +441,17 @@ sleep_for_input(Receiver *receiver)
 	ResetLatch(MyLatch);
 }
 
+/* That may wait for a lock, or look at all rows of a table: nobody listens meanwhile. */
+static void
+commit_and_note(Receiver *receiver)
+{
+	int64		began = fanout_boottime_us();
+
+	apply_commit_group();
+	note_applied(receiver);
+	receiver->heard_at += fanout_boottime_us() - began;
+}
+
 static void
 receive_loop(Receiver *receiver)
 {
@@ -456,10 +467,7 @@ receive_loop(Receiver *receiver)
 			leader_connection_lost(receiver->conn);
 		receive(receiver);
 		if (!apply_in_transaction())
-		{
-			apply_commit_group();
-			note_applied(receiver);
-		}
+			commit_and_note(receiver);
 		send_what_is_due(receiver);
 		check_silence(receiver);
 		sleep_for_input(receiver);

@@ -186,4 +186,10 @@ catch_up();
 @results = session($follower, "simple SET fanout.max_staleness = 0; SET fanout.stale_read_timeout = '60s'",
 	'simple BEGIN', "simple $read");
 is($results[-1][1], $value, 'a strong read after a resume');
+
+# A transaction of many statements keeps nothing of those that have ended.
+is($follower->safe_psql('postgres', q{SET fanout.max_staleness = '1h'; BEGIN;
+	DO $$ BEGIN FOR i IN 1..20000 LOOP EXECUTE 'SELECT FROM t'; END LOOP; END $$;
+	SELECT used_bytes < 300000 FROM pg_backend_memory_contexts WHERE name = 'TopTransactionContext'}), 't',
+	'nothing is kept of a statement');
 done_testing();
