@@ -221,6 +221,7 @@ typedef struct FollowedStream
 	/* The process that copies tables beside the stream: see follower/copy_beside.c. */
 	pid_t		copier_pid;		/* 0: none */
 	pid_t		copier_owner;	/* the worker that started it */
+	bool		copier_wanted;	/* ... and found more to copy since */
 
 	/*
 	 * A snapshot that sees this local transaction finished finds all tables in line with

@@ -102,6 +102,20 @@ copier_end(FollowedStream *stream)
 	}
 }
 
+/* One that is at work may be about to end: then it wakes the worker. */
+static bool
+copier_is_there(FollowedStream *stream)
+{
+	bool		there;
+
+	SpinLockAcquire(&stream->mutex);
+	there = stream->copier_pid != 0;
+	if (there)
+		stream->copier_wanted = true;
+	SpinLockRelease(&stream->mutex);
+	return there;
+}
+
 static bool
 start_copier(const FollowedRow *row)
 {
@@ -188,7 +202,7 @@ copy_beside(FollowedStream *stream, FollowedRow *row)
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(oldcontext);
 
-	if (pending && read_copier(stream, &owner) == 0)
+	if (pending && !copier_is_there(stream))
 		started = start_copier(row);
 	if (!started)
 	{
@@ -206,6 +220,7 @@ copy_beside(FollowedStream *stream, FollowedRow *row)
 
 static FollowedStream *my_stream;
 static pid_t my_owner;
+static bool copied = false;		/* anything */
 
 /* Is the worker that started this still there, and streaming? */
 static bool
@@ -231,18 +246,10 @@ claim(void)
 	{
 		my_stream->copier_pid = MyProcPid;
 		my_stream->copier_owner = my_owner;
+		my_stream->copier_wanted = false;
 	}
 	SpinLockRelease(&my_stream->mutex);
 	return claimed;
-}
-
-/* Called after the transaction has ended, see fanout_copier_main(). */
-static void
-copier_gone(int code, Datum arg)
-{
-	SpinLockAcquire(&my_stream->mutex);
-	my_stream->copier_pid = 0;
-	SpinLockRelease(&my_stream->mutex);
 }
 
 static void
@@ -255,6 +262,23 @@ wake_owner(void)
 	procno = my_stream->worker.procno;
 	SpinLockRelease(&my_stream->mutex);
 	fanout_wake(procno);
+}
+
+/*
+ * Called after the transaction has ended, see fanout_copier_main().  The worker has to put
+ * in line what was copied, and to start another one if more is to be.
+ */
+static void
+copier_gone(int code, Datum arg)
+{
+	bool		wanted;
+
+	SpinLockAcquire(&my_stream->mutex);
+	my_stream->copier_pid = 0;
+	wanted = my_stream->copier_wanted;
+	SpinLockRelease(&my_stream->mutex);
+	if (copied || wanted)
+		wake_owner();
 }
 
 /* The copy_table() callback. */
@@ -409,8 +433,7 @@ copy_pending(int32 followed_id)
 	}
 	if (conn != NULL)
 		leader_disconnect(conn);
-	if (tables != NIL)
-		wake_owner();
+	copied = tables != NIL;
 }
 
 static void

@@ -111,13 +111,19 @@ sub try_value
 sub wait_for_copy
 {
 	my ($follower, $timeout) = @_;
-	wait_until($follower->name . ' to be copied',
-		sub {
-			(try_value($follower,
-					"SELECT state = 'streaming' AND NOT EXISTS (SELECT FROM fanout.table_staleness WHERE state <> 'streaming')
-					 FROM fanout.staleness WHERE stream = 'app'") // '') eq 't';
-		}, $timeout);
-	return;
+	my $copied = eval {
+		wait_until($follower->name . ' to be copied',
+			sub {
+				(try_value($follower,
+						"SELECT state = 'streaming' AND NOT EXISTS (SELECT FROM fanout.table_staleness WHERE state <> 'streaming')
+						 FROM fanout.staleness WHERE stream = 'app'") // '') eq 't';
+			}, $timeout) };
+	return if $copied;
+	diag(join "\n", map { try_value($follower, $_) // 'no answer' } 'TABLE fanout.staleness',
+		q{SELECT * FROM fanout.table_staleness WHERE state <> 'streaming'},
+		q{SELECT stream, copy_state, start_lsn, copy_lsn, paused FROM fanout.followed_stream},
+		q{SELECT pid, backend_type, wait_event_type, wait_event, query FROM pg_stat_activity WHERE backend_type LIKE 'pg_fanout %'});
+	die $@;
 }
 
 # Until the followers have applied all that the leader has committed by now.
