@@ -13,7 +13,9 @@
 #include "common/controldata_utils.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
+#include "pgstat.h"
 #include "storage/ipc.h"
+#include "storage/latch.h"
 #include "storage/proc.h"
 #include "storage/shmem.h"
 
@@ -408,7 +410,9 @@ becomes_free(pg_atomic_uint32 *in_use)
 		if (waited >= FREE_TIMEOUT_MS)
 			return false;
 		CHECK_FOR_INTERRUPTS();
-		pg_usleep(FREE_POLL_MS * 1000L);
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 FREE_POLL_MS, PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
 	}
 	return true;
 }
