@@ -14,9 +14,7 @@
 #include "access/xact.h"
 #include "catalog/objectaccess.h"
 #include "catalog/pg_extension.h"
-#include "catalog/pg_type.h"
 #include "commands/extension.h"
-#include "executor/spi.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "utils/builtins.h"
@@ -24,9 +22,8 @@
 #include "utils/timestamp.h"
 #include "utils/uuid.h"
 
-#include "follower/follower.h"
+#include "follower/copy.h"
 #include "launcher.h"
-#include "own_tables.h"
 
 PG_FUNCTION_INFO_V1(fanout_unfollow);
 PG_FUNCTION_INFO_V1(fanout_pause);
@@ -261,19 +258,6 @@ require_stream(FunctionCallInfo fcinfo)
 	return followed_row_require(NameStr(*PG_GETARG_NAME(0)));
 }
 
-static void
-change_row(const char *query, int32 id)
-{
-	OwnTables	state;
-	Oid			types[] = {INT4OID};
-	Datum		values[] = {Int32GetDatum(id)};
-
-	own_tables_begin(&state);
-	if (SPI_execute_with_args(query, 1, types, values, NULL, false, 0) < 0)
-		elog(ERROR, "could not change fanout.followed_stream");
-	own_tables_end(&state);
-}
-
 /* The same; the row lives until the transaction's end. */
 static FollowedRow *
 require_stream_until_commit(FunctionCallInfo fcinfo)
@@ -292,7 +276,7 @@ fanout_unfollow(PG_FUNCTION_ARGS)
 	FollowedRow *row = require_stream_until_commit(fcinfo);
 	PendingChange *change;
 
-	change_row("DELETE FROM fanout.followed_stream WHERE id = $1", row->id);
+	(void) copy_change_rows("DELETE FROM fanout.followed_stream WHERE id = $1", row->id);
 	followed_tables_changed();
 	change = add_pending(row->id);
 	change->restart = true;
@@ -306,7 +290,7 @@ fanout_pause(PG_FUNCTION_ARGS)
 {
 	FollowedRow *row = require_stream(fcinfo);
 
-	change_row("UPDATE fanout.followed_stream SET paused = true WHERE id = $1", row->id);
+	(void) copy_change_rows("UPDATE fanout.followed_stream SET paused = true WHERE id = $1", row->id);
 	(void) add_pending(row->id);
 	PG_RETURN_VOID();
 }
@@ -317,7 +301,7 @@ fanout_resume(PG_FUNCTION_ARGS)
 {
 	FollowedRow *row = require_stream(fcinfo);
 
-	change_row("UPDATE fanout.followed_stream SET paused = false WHERE id = $1", row->id);
+	(void) copy_change_rows("UPDATE fanout.followed_stream SET paused = false WHERE id = $1", row->id);
 	(void) add_pending(row->id);
 	PG_RETURN_VOID();
 }

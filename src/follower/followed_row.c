@@ -20,7 +20,7 @@
 #include "utils/pg_lsn.h"
 #include "utils/uuid.h"
 
-#include "follower/follower.h"
+#include "follower/copy.h"
 #include "own_tables.h"
 #include "version.h"
 
@@ -151,15 +151,8 @@ followed_row_set_leader(int32 id, const char *conninfo, const CheckedLeader *lea
 void
 followed_row_lock(int32 id)
 {
-	OwnTables	state;
-	Oid			types[] = {INT4OID};
-	Datum		values[] = {Int32GetDatum(id)};
-
-	own_tables_begin(&state);
-	if (SPI_execute_with_args("SELECT FROM fanout.followed_stream WHERE id = $1 FOR NO KEY UPDATE",
-							  lengthof(types), types, values, NULL, false, 0) != SPI_OK_SELECT)
-		elog(ERROR, "could not lock a row of fanout.followed_stream");
-	own_tables_end(&state);
+	(void) copy_change_rows("SELECT FROM fanout.followed_stream WHERE id = $1 FOR NO KEY UPDATE",
+							id);
 }
 
 void

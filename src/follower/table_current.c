@@ -28,7 +28,7 @@
 #include "utils/lsyscache.h"
 #include "utils/snapmgr.h"
 
-#include "follower/follower.h"
+#include "follower/copy.h"
 #include "own_tables.h"
 
 /* Columns of fanout.followed_stream and followed_table, as the extension's script has them. */
@@ -178,14 +178,6 @@ tables_replayed(int32 followed_id, List *relids)
 void
 tables_in_line(int32 followed_id)
 {
-	OwnTables	state;
-	Oid			types[] = {INT4OID};
-	Datum		values[] = {Int32GetDatum(followed_id)};
-
-	own_tables_begin(&state);
-	if (SPI_execute_with_args("UPDATE fanout.followed_table SET state = 'c'"
-							  " WHERE followed_id = $1 AND state = 'a'",
-							  lengthof(types), types, values, NULL, false, 0) != SPI_OK_UPDATE)
-		elog(ERROR, "could not write which tables are in line");
-	own_tables_end(&state);
+	(void) copy_change_rows("UPDATE fanout.followed_table SET state = 'c'"
+							" WHERE followed_id = $1 AND state = 'a'", followed_id);
 }
