@@ -141,7 +141,7 @@ my @writers = (
 
 # What a client may be told when servers are killed and stopped, or when transactions collide;
 # readers of a follower also when it is gone.
-my @expected = (qr/FATAL: +(the database system|terminating connection)/, qr/ERROR: +deadlock detected/);
+my @expected = (qr/FATAL: +(the database system|terminating connection|postmaster exited during)/, qr/ERROR: +deadlock detected/);
 my @expected_of_readers = (@expected, qr/ERROR: +relation ".*" does not exist/);
 
 # ---------- the processes ----------
