@@ -14,6 +14,7 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "catalog/dependency.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_authid.h"
@@ -22,6 +23,10 @@
 #include "commands/extension.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
+#include "pgstat.h"
+#include "storage/latch.h"
+#include "storage/lmgr.h"
+#include "storage/procarray.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 
@@ -45,6 +50,63 @@ own_table_oid(const char *name)
 	if (OidIsValid(relid) && getExtensionOfObject(RelationRelationId, relid) != extension)
 		return InvalidOid;
 	return relid;
+}
+
+/* Is this transaction still running? */
+static bool
+is_running(VirtualTransactionId vxid)
+{
+	bool		ended;
+
+	StartTransactionCommand();
+	ended = VirtualXactLock(vxid, false);
+	CommitTransactionCommand();
+	return !ended;
+}
+
+/*
+ * Wait for all transactions that run in this database now.  Two workers that do so
+ * at a time must not wait for each other: neither is in a transaction meanwhile.
+ */
+static void
+wait_for_transactions(void)
+{
+	int			count;
+	VirtualTransactionId *vxids = GetCurrentVirtualXIDs(InvalidTransactionId, false, false, 0,
+														&count);
+
+	for (int i = 0; i < count; i++)
+	{
+		while (is_running(vxids[i]))
+		{
+			CHECK_FOR_INTERRUPTS();
+			(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 100,
+							 PG_WAIT_EXTENSION);
+			ResetLatch(MyLatch);
+		}
+	}
+	pfree(vxids);
+}
+
+/*
+ * A hint is there before its row is: a transaction that is still open may have inserted
+ * it.  Such a one holds a lock on the table; when the table is not to be seen either, it
+ * may be any transaction.
+ */
+void
+own_table_wait_for_writers(const char *name)
+{
+	MemoryContext oldcontext = CurrentMemoryContext;
+	Oid			relid;
+
+	StartTransactionCommand();
+	relid = own_table_oid(name);
+	if (OidIsValid(relid))
+		LockRelationOid(relid, ShareLock);
+	CommitTransactionCommand();
+	if (!OidIsValid(relid))
+		wait_for_transactions();
+	MemoryContextSwitchTo(oldcontext);
 }
 
 /* Connect to SPI with the right to use our own tables. */

@@ -32,6 +32,13 @@ extern void own_tables_end(OwnTables *state);
 /* One of our tables; InvalidOid when the extension is not in this database. */
 extern Oid	own_table_oid(const char *name);
 
+/*
+ * Wait for the transactions that may have inserted rows into one of our tables by now,
+ * the extension itself perhaps being one that such a transaction makes.  Not within a
+ * transaction.
+ */
+extern void own_table_wait_for_writers(const char *name);
+
 /* An oid[] of a List of oids. */
 extern Datum oid_array_datum(List *oids);
 

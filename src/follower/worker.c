@@ -14,7 +14,6 @@
 #include "postgres.h"
 
 #include "access/xact.h"
-#include "catalog/namespace.h"
 #include "catalog/pg_authid.h"
 #include "miscadmin.h"
 #include "pgstat.h"
@@ -22,9 +21,7 @@
 #include "replication/origin.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
-#include "storage/lmgr.h"
 #include "utils/guc.h"
-#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
@@ -95,20 +92,6 @@ read_row(int32 id)
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(worker_context);
 	return row;
-}
-
-/* A transaction that is still open may have inserted the row: wait for it. */
-static void
-wait_for_writers(void)
-{
-	Oid			relid;
-
-	StartTransactionCommand();
-	relid = own_table_oid("followed_stream");
-	if (OidIsValid(relid))
-		LockRelationOid(relid, ShareLock);
-	CommitTransactionCommand();
-	MemoryContextSwitchTo(worker_context);
 }
 
 static void
@@ -336,7 +319,7 @@ find_row(int32 id)
 
 	if (row == NULL)
 	{
-		wait_for_writers();
+		own_table_wait_for_writers("followed_stream");
 		row = read_row(id);
 	}
 	return row;

@@ -26,7 +26,6 @@
 #include "access/xlog.h"
 #include "access/xlogreader.h"
 #include "access/xlogutils.h"
-#include "catalog/namespace.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "postmaster/bgworker.h"
@@ -34,10 +33,7 @@
 #include "replication/logical.h"
 #include "replication/slot.h"
 #include "storage/ipc.h"
-#include "storage/lmgr.h"
-#include "storage/procarray.h"
 #include "utils/guc.h"
-#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
@@ -93,40 +89,7 @@ read_row(int32 id)
 	return row;
 }
 
-/* Wait for all transactions that run in this database now. */
-static void
-wait_for_transactions(void)
-{
-	int			count;
-	VirtualTransactionId *vxids = GetCurrentVirtualXIDs(InvalidTransactionId, false, false, 0,
-														&count);
-
-	for (int i = 0; i < count; i++)
-	{
-		CHECK_FOR_INTERRUPTS();
-		VirtualXactLock(vxids[i], true);
-	}
-}
-
-/*
- * The hint is there before the row is: a transaction that is still open may have
- * inserted it.  Such a one holds a lock on the table; when the table is not to be
- * seen either, it may be any transaction.
- */
-static void
-wait_for_writers(void)
-{
-	MemoryContext oldcontext = CurrentMemoryContext;
-
-	StartTransactionCommand();
-	if (OidIsValid(MyDecoder->state.stream_table))
-		LockRelationOid(MyDecoder->state.stream_table, ShareLock);
-	else
-		wait_for_transactions();
-	CommitTransactionCommand();
-	MemoryContextSwitchTo(oldcontext);
-}
-
+/* The row; NULL when there is none, nor one to come. */
 static StreamRow *
 find_row(int32 id)
 {
@@ -134,7 +97,7 @@ find_row(int32 id)
 
 	if (row == NULL)
 	{
-		wait_for_writers();
+		own_table_wait_for_writers("stream");
 		row = read_row(id);
 	}
 	return row;

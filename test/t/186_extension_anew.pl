@@ -5,6 +5,7 @@ use warnings FATAL => 'all';
 use lib 'lib';
 use Fanout;
 use Test::More;
+use Time::HiRes qw(usleep);
 
 my $rounds = 20;
 my $anew = 'DROP EXTENSION IF EXISTS pg_fanout; CREATE EXTENSION pg_fanout;';
@@ -24,6 +25,18 @@ sub hints
 	my ($node) = @_;
 	my @hints = glob($node->data_dir . '/pg_fanout/*/*-*');
 	return @hints;
+}
+
+# Does the last hint disappear within a second?
+sub wait_until_gone
+{
+	my ($node) = @_;
+	for (1 .. 10)
+	{
+		return 1 if hints($node) == 0;
+		usleep(100_000);
+	}
+	return 0;
 }
 
 # What an old stream has had is not in the new one.
@@ -64,6 +77,25 @@ pass('follow() right after CREATE EXTENSION starts each time');
 wait_until('the old workers to clean up', sub {
 		hints($follower) == 1 && value($follower, 'SELECT count(*) FROM pg_replication_origin') eq '1' });
 pass('nothing is left of what was followed before');
+
+# A launcher that comes by while the extension is not committed yet leaves its streams alone.
+value($follower, 'DROP EXTENSION pg_fanout');
+wait_until('the worker to clean up', sub { hints($follower) == 0 });
+my ($in, $out, $err) = ('', '', '');
+my $open = IPC::Run::start([ 'psql', '-XAtq', '-d', conninfo($follower) ], '<', \$in, '>', \$out, '2>', \$err);
+$in = "BEGIN; CREATE EXTENSION pg_fanout;
+	SELECT fanout.follow('a', '$conninfo', 'uncommitted', copy_schema => false, copy_data => false);\n\\echo followed\n";
+$open->pump until $out =~ /followed/ || !$open->pumpable;
+is(scalar(hints($follower)), 1, 'a hint of an extension that is not committed');
+value($follower, q{SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity WHERE backend_type = 'pg_fanout launcher'});
+my $workers = q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'pg_fanout follower'};
+wait_until('a worker that looks for the row', sub { value($follower, $workers) eq '1' || hints($follower) == 0 });
+ok(!wait_until_gone($follower), '... is kept');
+$in .= "COMMIT;\n";
+$open->finish;
+is($err, '', '... until it is');
+wait_until('the stream', sub { value($follower, 'SELECT state FROM fanout.staleness') eq 'streaming' });
+pass('... and it streams');
 
 $_->stop for $leader, $follower;
 done_testing();
