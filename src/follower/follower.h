@@ -381,6 +381,9 @@ extern void guard_init(void);
 /* The applier and the copy workers may write to replicated tables. */
 extern void guard_allow_this_process(void);
 
+/* restricted_types.c: no code of a role leaves types in this process's temporary schema. */
+extern void restricted_types_init(void);
+
 /* Which stream of this database (fanout.followed_stream.id) replicates into it?  0: none. */
 extern int32 guard_followed_id(Oid relid);
 

@@ -73,6 +73,7 @@ follower_session_init(void)
 	for (int i = 0; i < lengthof(settings); i++)
 		SetConfigOption(settings[i][0], settings[i][1], PGC_SUSET, PGC_S_OVERRIDE);
 	guard_allow_this_process();
+	restricted_types_init();
 }
 
 /* The row, in the worker's memory; NULL: none. */

@@ -122,7 +122,12 @@ $leader->safe_psql('postgres', q{CREATE SCHEMA mine AUTHORIZATION me; SET ROLE m
 				PERFORM mine.attempt(what);
 			END IF;
 			RETURN value;
-		END $$});
+		END $$;
+	CREATE TABLE mine.lines (what text);
+	CREATE FUNCTION mine.at_row() RETURNS trigger LANGUAGE plpgsql AS $$
+		BEGIN PERFORM mine.pure(NEW.what, 0); RETURN NEW; END $$;
+	CREATE TRIGGER lines BEFORE INSERT ON mine.lines FOR EACH ROW EXECUTE FUNCTION mine.at_row();
+	ALTER TABLE mine.lines ENABLE ALWAYS TRIGGER lines});
 my %attempts = (
 	'a temporary view' => q{CREATE TEMP VIEW pg_class AS SELECT * FROM pg_catalog.pg_class WHERE mine.win()},
 	'a temporary domain' => q{CREATE DOMAIN pg_temp.text AS pg_catalog.text CHECK (mine.win())},
@@ -131,17 +136,24 @@ my %attempts = (
 for my $what (sort keys %attempts)
 {
 	my $attempt = $attempts{$what} =~ s/'/''/gr;
-	$leader->safe_psql('postgres', qq{SET ROLE me;
-		ALTER TABLE mine.things ALTER a TYPE int USING mine.pure('$attempt', a) + 1;});
-	$leader->safe_psql('postgres', q{CREATE TABLE later (id int PRIMARY KEY); ALTER TABLE later ADD word text DEFAULT 'x';
-		INSERT INTO later VALUES (1); DROP TABLE later});
-	wait_for_catchup($leader, $follower);
-	is($follower->safe_psql('postgres', q{SELECT rolsuper FROM pg_roles WHERE rolname = 'me'}), 'f', "$what: nothing is won");
-	$follower->safe_psql('postgres', 'ALTER ROLE me NOSUPERUSER');
-	is($follower->safe_psql('postgres', q{SELECT count(*) FROM pg_class WHERE relnamespace IN
-			(SELECT oid FROM pg_namespace WHERE nspname ~ '^pg_temp_') AND relkind = 'v'}), '0', '... nor is anything left');
-	is($follower->safe_psql('postgres', q{SELECT count(*) FROM pg_stat_activity WHERE application_name = 'taken'}), '0',
-		'... not even a setting');
+	# A role's code runs in its own schema changes, and in the rows of its tables.
+	for my $way ("ALTER TABLE mine.things ALTER a TYPE int USING mine.pure('$attempt', a) + 1",
+		"INSERT INTO mine.lines VALUES ('$attempt')")
+	{
+		my ($command) = $way =~ /^(\w+)/;
+		$leader->safe_psql('postgres', "SET ROLE me; $way");
+		$leader->safe_psql('postgres', q{CREATE TABLE later (id int PRIMARY KEY); ALTER TABLE later ADD word text DEFAULT 'x';
+			INSERT INTO later VALUES (1); DROP TABLE later});
+		wait_for_catchup($leader, $follower);
+		is($follower->safe_psql('postgres', q{SELECT rolsuper FROM pg_roles WHERE rolname = 'me'}), 'f', "$what by $command: nothing is won");
+		$follower->safe_psql('postgres', 'ALTER ROLE me NOSUPERUSER');
+		is($follower->safe_psql('postgres', q{SELECT count(*) FROM pg_class WHERE relnamespace IN
+				(SELECT oid FROM pg_namespace WHERE nspname ~ '^pg_temp_') AND relkind = 'v'}), '0', '... nor is anything left');
+		is($follower->safe_psql('postgres', q{SELECT count(*) FROM pg_type WHERE typnamespace IN
+				(SELECT oid FROM pg_namespace WHERE nspname ~ '^pg_temp_')}), '0', '... nor any type');
+		is($follower->safe_psql('postgres', q{SELECT count(*) FROM pg_stat_activity WHERE application_name = 'taken'}), '0',
+			'... not even a setting');
+	}
 }
 $leader->safe_psql('postgres', q{SET ROLE me; REFRESH MATERIALIZED VIEW CONCURRENTLY mine.sums});
 wait_for_catchup($leader, $follower);
