@@ -52,8 +52,10 @@ read_changes(const Frame *frame)
 		const RelationDesc *desc;
 
 		change_decode(&pos, end, lookup, NULL, &change);
+		if (change.op != CHANGE_INSERT && change.op != CHANGE_UPDATE && change.op != CHANGE_DELETE)
+			continue;
 		desc = lookup(NULL, change.relid);
-		if (change.op == CHANGE_TRUNCATE || desc == NULL)
+		if (desc == NULL)
 			continue;
 		if (change.op != CHANGE_INSERT && change.oldkind != OLD_NONE)
 			use_row(desc, change.oldrow);
