@@ -147,16 +147,25 @@ forget_stream(LeaderStream *stream, const Hint *hint)
 	leader_stream_release(stream);
 }
 
+/* The next decoder begins a new log.  Until then there is none, and senders let go of the old one. */
+static void
+give_up_log(LeaderStream *stream, LogTrust trust)
+{
+	pg_atomic_write_u32(&stream->log_trust, trust);
+	SpinLockAcquire(&stream->mutex);
+	stream->end.generation = 0;
+	SpinLockRelease(&stream->mutex);
+}
+
 /*
  * The disk is full, although the writer has removed all old segments.  The WAL must not
  * wait for it to be otherwise: the next decoder begins a new log, and if there is no
  * room for what it has to decode either, the one after that begins with a new slot.
  */
 static void
-give_up_log(LeaderStream *stream)
+disk_is_full(LeaderStream *stream)
 {
-	pg_atomic_write_u32(&stream->log_trust,
-						MyDecoder->trust >= LOG_DISCARD ? LOG_NEW_SLOT : LOG_DISCARD);
+	give_up_log(stream, MyDecoder->trust >= LOG_DISCARD ? LOG_NEW_SLOT : LOG_DISCARD);
 }
 
 /*
@@ -186,7 +195,7 @@ limit_failures(LeaderStream *stream)
 			 errdetail("Decoding the changes after %X/%X has failed %d times in a row, and holds back "
 					   UINT64_FORMAT " MB of WAL, as much as \"fanout.max_retention\" allows.",
 					   LSN_FORMAT_ARGS(confirmed), stream->failures, wal_mb)));
-	pg_atomic_write_u32(&stream->log_trust, LOG_NEW_SLOT);
+	give_up_log(stream, LOG_NEW_SLOT);
 	stream->failures = 0;
 }
 
@@ -203,7 +212,7 @@ keep_error(LeaderStream *stream)
 	worker_info_error(&stream->mutex, &stream->worker, text);
 	set_state(stream, STREAM_FAILED);
 	if (error->sqlerrcode == ERRCODE_DISK_FULL)
-		give_up_log(stream);
+		disk_is_full(stream);
 	limit_failures(stream);
 	MemoryContextSwitchTo(oldcontext);
 }

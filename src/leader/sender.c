@@ -16,7 +16,9 @@
  * When the log was cut (a new generation), the same transactions come again
  * but not the same bytes.  A sender that stood at the end, between two
  * transactions, looks for its place again; one that stood in the middle fails, and
- * the follower comes back with the position it has applied.
+ * the follower comes back with the position it has applied.  When the log was given up
+ * (no generation), all senders fail, within a second: the segments that they have open
+ * take space on a disk that is full, and the new log may be waiting for that.
  *
  * The output buffer holds one chunk at most, and nothing here waits inside a
  * write: only pq_putmessage_noblock() and pq_flush_if_writable() are used.  Who waits
@@ -372,21 +374,20 @@ static LogView
 check_log(Sender *sender)
 {
 	LogView		view = view_log(sender);
+	bool		other = view.end.generation != sender->generation;
 
 	if (!view.exists)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("stream \"%s\" was dropped", NameStr(sender->stream_name))));
-	if (view.end.generation != sender->generation)
-	{
-		if (!sender->at_end)
-			ereport(ERROR,
-					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-					 errmsg("the change log of stream \"%s\" was restarted",
-							NameStr(sender->stream_name)),
-					 errhint("The follower will connect again.")));
+	if (view.end.generation == 0 || (other && !sender->at_end))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("the change log of stream \"%s\" was restarted",
+						NameStr(sender->stream_name)),
+				 errhint("The follower will connect again.")));
+	if (other)
 		open_log(sender, &view.end);
-	}
 	return view;
 }
 
@@ -535,7 +536,7 @@ send_changes(Sender *sender)
 	LogView		view = view_log(sender);
 
 	/* The decoder begins its era before it publishes anything. */
-	if (XLogRecPtrIsInvalid(view.end.lsn))
+	if (view.end.generation == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("stream \"%s\" is not streaming yet", NameStr(sender->stream_name))));

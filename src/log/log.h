@@ -36,7 +36,7 @@
 /* Up to where a log may be read. */
 typedef struct LogEnd
 {
-	uint32		generation;		/* changes when the log was cut or made anew */
+	uint32		generation;		/* changes when the log was cut or made anew; 0: no log */
 	uint64		segno;
 	uint64		offset;			/* bytes of that segment */
 	XLogRecPtr	lsn;			/* end LSN of the last transaction or mark, or where the log began */
