@@ -139,20 +139,30 @@ send_message(Receiver *receiver)
 }
 
 static void
-ask(Receiver *receiver, int64 now)
+new_question(Receiver *receiver, int64 now)
 {
-	QuestionMessage message;
 	Question   *question;
 
-	/* More would only push out those whose answer is to come. */
-	if (receiver->asked - receiver->proven >= QUESTIONS)
-		return;
 	receiver->asked++;
 	question = &receiver->questions[receiver->asked % QUESTIONS];
 	*question = (Question)
 	{
 		.number = receiver->asked, .asked_at = now
 	};
+}
+
+/*
+ * One question more than can be kept would push out the oldest, which is proven first.  So
+ * when the leader's decoder gets no further for long, the newest one is asked again: the
+ * answer shows that the leader is there.
+ */
+static void
+ask(Receiver *receiver, int64 now)
+{
+	QuestionMessage message;
+
+	if (receiver->asked - receiver->proven < QUESTIONS)
+		new_question(receiver, now);
 	receiver->asked_at = now;
 	message.question = receiver->asked;
 	message_put_question(&receiver->out, &message);
