@@ -22,7 +22,7 @@
 #include "utils/timestamp.h"
 #include "utils/uuid.h"
 
-#include "follower/copy.h"
+#include "follower/follower.h"
 #include "launcher.h"
 
 PG_FUNCTION_INFO_V1(fanout_unfollow);
@@ -276,7 +276,7 @@ fanout_unfollow(PG_FUNCTION_ARGS)
 	FollowedRow *row = require_stream_until_commit(fcinfo);
 	PendingChange *change;
 
-	(void) copy_change_rows("DELETE FROM fanout.followed_stream WHERE id = $1", row->id);
+	(void) followed_execute("DELETE FROM fanout.followed_stream WHERE id = $1", row->id);
 	followed_tables_changed();
 	change = add_pending(row->id);
 	change->restart = true;
@@ -290,7 +290,7 @@ fanout_pause(PG_FUNCTION_ARGS)
 {
 	FollowedRow *row = require_stream(fcinfo);
 
-	(void) copy_change_rows("UPDATE fanout.followed_stream SET paused = true WHERE id = $1", row->id);
+	(void) followed_execute("UPDATE fanout.followed_stream SET paused = true WHERE id = $1", row->id);
 	(void) add_pending(row->id);
 	PG_RETURN_VOID();
 }
@@ -301,7 +301,7 @@ fanout_resume(PG_FUNCTION_ARGS)
 {
 	FollowedRow *row = require_stream(fcinfo);
 
-	(void) copy_change_rows("UPDATE fanout.followed_stream SET paused = false WHERE id = $1", row->id);
+	(void) followed_execute("UPDATE fanout.followed_stream SET paused = false WHERE id = $1", row->id);
 	(void) add_pending(row->id);
 	PG_RETURN_VOID();
 }

@@ -26,8 +26,6 @@
 #include "access/table.h"
 #include "access/xact.h"
 #include "catalog/namespace.h"
-#include "catalog/pg_type.h"
-#include "executor/spi.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "pgstat.h"
@@ -40,7 +38,6 @@
 
 #include "follower/copy.h"
 #include "follower/local_table.h"
-#include "own_tables.h"
 
 /* ---------- transactions and rows ---------- */
 
@@ -63,26 +60,10 @@ end_step(void)
 	MemoryContextSwitchTo(step_context);
 }
 
-uint64
-copy_change_rows(const char *query, int32 followed_id)
-{
-	OwnTables	state;
-	Oid			types[] = {INT4OID};
-	Datum		values[] = {Int32GetDatum(followed_id)};
-	uint64		changed;
-
-	own_tables_begin(&state);
-	if (SPI_execute_with_args(query, 1, types, values, NULL, false, 0) < 0)
-		elog(ERROR, "could not write the state of the copy");
-	changed = SPI_processed;
-	own_tables_end(&state);
-	return changed;
-}
-
 static void
 set_copy_state(FollowedRow *row, char *copy_state)
 {
-	copy_change_rows(psprintf("UPDATE fanout.followed_stream SET copy_state = '%s' WHERE id = $1",
+	followed_execute(psprintf("UPDATE fanout.followed_stream SET copy_state = '%s' WHERE id = $1",
 							  copy_state), row->id);
 	row->copy_state = copy_state;
 }
@@ -101,7 +82,7 @@ set_start(FollowedRow *row, const CopySession *session)
 	if (node == InvalidRepOriginId)
 		node = replorigin_create(name);
 	replorigin_advance(node, session->start_lsn, InvalidXLogRecPtr, true, true);
-	copy_change_rows(psprintf("UPDATE fanout.followed_stream SET start_lsn = '%X/%X',"
+	followed_execute(psprintf("UPDATE fanout.followed_stream SET start_lsn = '%X/%X',"
 							  " all_tables = %s, joining = '{}', copy_lsn = NULL WHERE id = $1",
 							  LSN_FORMAT_ARGS(session->start_lsn),
 							  session->all_tables ? "true" : "false"), row->id);
@@ -118,7 +99,7 @@ list_tables(const FollowedRow *row, const CopySession *session, bool missing_ok)
 	ListCell   *lc;
 
 	followed_row_lock(row->id);
-	copy_change_rows("DELETE FROM fanout.followed_table WHERE followed_id = $1", row->id);
+	followed_execute("DELETE FROM fanout.followed_table WHERE followed_id = $1", row->id);
 	foreach(lc, session->tables)
 	{
 		CopyTable  *table = lfirst(lc);
@@ -145,7 +126,7 @@ note_schema(FollowedRow *row, const CopySession *session)
 {
 	char	   *until = leader_query_value(session->conn, "SELECT fanout.flush_wal()", 0, NULL);
 
-	copy_change_rows(psprintf("UPDATE fanout.followed_stream SET schema_snapshot = %s, schema_until = %s"
+	followed_execute(psprintf("UPDATE fanout.followed_stream SET schema_snapshot = %s, schema_until = %s"
 							  " WHERE id = $1", quote_literal_cstr(session->snapshot),
 							  quote_literal_cstr(until)), row->id);
 }
@@ -175,7 +156,7 @@ step_restart(FollowedRow *row, CopySession *session)
 
 	begin_step("preparing to copy again");
 	missing = list_tables(row, session, true);
-	copy_change_rows("UPDATE fanout.followed_stream SET schema_snapshot = NULL, schema_until = NULL"
+	followed_execute("UPDATE fanout.followed_stream SET schema_snapshot = NULL, schema_until = NULL"
 					 " WHERE id = $1", row->id);
 	set_start(row, session);
 	if (!session->all_tables)
@@ -215,7 +196,7 @@ open_pending_tables(const FollowedRow *row, LOCKMODE lockmode)
 static bool
 referenced_from_outside(const FollowedRow *row)
 {
-	return copy_change_rows("SELECT 1 FROM pg_catalog.pg_constraint c"
+	return followed_execute("SELECT 1 FROM pg_catalog.pg_constraint c"
 							" JOIN fanout.followed_table t ON t.relid = c.confrelid"
 							" WHERE c.contype = 'f' AND t.followed_id = $1 AND t.state = 'p'"
 							" AND NOT EXISTS (SELECT FROM fanout.followed_table o"
@@ -228,13 +209,13 @@ copy_note_totals(const FollowedRow *row, List *tables)
 {
 	ListCell   *lc;
 
-	copy_change_rows("UPDATE fanout.followed_stream SET copy_started_at = pg_catalog.clock_timestamp()"
+	followed_execute("UPDATE fanout.followed_stream SET copy_started_at = pg_catalog.clock_timestamp()"
 					 " WHERE id = $1", row->id);
 	foreach(lc, tables)
 	{
 		CopyTable  *table = lfirst(lc);
 
-		copy_change_rows(psprintf("UPDATE fanout.followed_table SET total_rows = " INT64_FORMAT ","
+		followed_execute(psprintf("UPDATE fanout.followed_table SET total_rows = " INT64_FORMAT ","
 								  " total_bytes = " INT64_FORMAT ", copied_rows = NULL,"
 								  " copied_bytes = NULL, copied_at = NULL"
 								  " WHERE followed_id = $1 AND nspname = %s AND relname = %s"
@@ -248,7 +229,7 @@ copy_note_totals(const FollowedRow *row, List *tables)
 static void
 check_still_followed(const FollowedRow *row)
 {
-	if (copy_change_rows("SELECT 1 FROM fanout.followed_stream WHERE id = $1", row->id) == 0)
+	if (followed_execute("SELECT 1 FROM fanout.followed_stream WHERE id = $1", row->id) == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("this database stopped following the stream")));
@@ -305,7 +286,7 @@ step_data(FollowedRow *row, CopySession *session)
 static bool
 is_consistent(const FollowedRow *row)
 {
-	return copy_change_rows("SELECT 1 FROM fanout.followed_table t"
+	return followed_execute("SELECT 1 FROM fanout.followed_table t"
 							" JOIN fanout.followed_stream s ON s.id = t.followed_id"
 							" WHERE s.id = $1 AND t.filter_snapshot IS DISTINCT FROM s.schema_snapshot",
 							row->id) == 0;
@@ -325,7 +306,7 @@ step_indexes(FollowedRow *row)
 
 	begin_step("making indexes and constraints");
 	run_deferred_statements(row, statements, consistent);
-	copy_change_rows("UPDATE fanout.followed_stream SET schema_done = true WHERE id = $1", row->id);
+	followed_execute("UPDATE fanout.followed_stream SET schema_done = true WHERE id = $1", row->id);
 	set_copy_state(row, COPY_DONE);
 	end_step();
 }
@@ -381,14 +362,14 @@ schedule_copy(int32 followed_id, Oid relid)
 	followed_row_lock(followed_id);
 	if (!OidIsValid(relid))
 	{
-		copy_change_rows(pending, followed_id);
-		copy_change_rows("UPDATE fanout.followed_stream SET copy_state = 'data', copy_data = true,"
+		followed_execute(pending, followed_id);
+		followed_execute("UPDATE fanout.followed_stream SET copy_state = 'data', copy_data = true,"
 						 " start_lsn = NULL WHERE id = $1 AND copy_state <> 'schema'", followed_id);
 		return;
 	}
-	if (copy_change_rows(psprintf("%s AND relid = %u", pending, relid), followed_id) == 0)
+	if (followed_execute(psprintf("%s AND relid = %u", pending, relid), followed_id) == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("table \"%s\" is not replicated by that stream", get_rel_name(relid))));
-	copy_change_rows("UPDATE fanout.followed_stream SET copy_data = true WHERE id = $1", followed_id);
+	followed_execute("UPDATE fanout.followed_stream SET copy_data = true WHERE id = $1", followed_id);
 }

@@ -60,10 +60,7 @@ extern void lock_leader_tables(PGconn *conn, List *tables);
 /* Are the two lists the same, but for their order and sizes? */
 extern bool same_tables(List *a, List *b);
 
-/* ---------- copy.c, for all that write rows of a followed stream ---------- */
-
-/* Run a statement with the followed stream's id as $1; returns the number of rows. */
-extern uint64 copy_change_rows(const char *query, int32 followed_id);
+/* ---------- copy.c ---------- */
 
 /* Note how much there is to copy, for fanout.table_staleness and fanout.copy_progress. */
 extern void copy_note_totals(const FollowedRow *row, List *tables);

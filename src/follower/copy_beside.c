@@ -143,7 +143,7 @@ start_copier(const FollowedRow *row)
 static bool
 any_in_state(int32 followed_id, char state)
 {
-	return copy_change_rows(psprintf("SELECT 1 FROM fanout.followed_table"
+	return followed_execute(psprintf("SELECT 1 FROM fanout.followed_table"
 									 " WHERE followed_id = $1 AND state = '%c' LIMIT 1", state),
 							followed_id) > 0;
 }
@@ -151,7 +151,7 @@ any_in_state(int32 followed_id, char state)
 static void
 note_copy_lsn(FollowedRow *row, XLogRecPtr lsn)
 {
-	copy_change_rows(psprintf("UPDATE fanout.followed_stream SET copy_lsn = nullif('%X/%X', '0/0')::pg_lsn"
+	followed_execute(psprintf("UPDATE fanout.followed_stream SET copy_lsn = nullif('%X/%X', '0/0')::pg_lsn"
 							  " WHERE id = $1", LSN_FORMAT_ARGS(lsn)), row->id);
 	row->copy_lsn = lsn;
 }
@@ -159,7 +159,7 @@ note_copy_lsn(FollowedRow *row, XLogRecPtr lsn)
 void
 copy_before_streaming(int32 followed_id)
 {
-	copy_change_rows("UPDATE fanout.followed_stream s SET copy_state = 'data'"
+	followed_execute("UPDATE fanout.followed_stream s SET copy_state = 'data'"
 					 " WHERE id = $1 AND copy_state = 'done' AND EXISTS (SELECT"
 					 " FROM fanout.followed_table t WHERE t.followed_id = s.id AND t.state = 'p')",
 					 followed_id);
@@ -172,7 +172,7 @@ copy_before_streaming(int32 followed_id)
 void
 stream_before_copying(int32 followed_id)
 {
-	copy_change_rows("UPDATE fanout.followed_stream"
+	followed_execute("UPDATE fanout.followed_stream"
 					 " SET copy_state = CASE WHEN schema_done THEN 'done' ELSE 'indexes' END"
 					 " WHERE id = $1 AND copy_schema AND copy_state = 'data' AND start_lsn IS NOT NULL",
 					 followed_id);

@@ -162,7 +162,7 @@ join_tables(const FollowedRow *row, const CopySession *session)
 		else
 			gone = lappend_oid(gone, lfirst_oid(lc));
 	}
-	copy_change_rows(psprintf("UPDATE fanout.followed_stream SET joining = '%s' WHERE id = $1",
+	followed_execute(psprintf("UPDATE fanout.followed_stream SET joining = '%s' WHERE id = $1",
 							  oid_array_text(gone)), row->id);
 	followed_tables_changed();
 }

@@ -430,7 +430,7 @@ deferred_statements(const FollowedRow *row, bool consistent)
 static void
 forget_deferred_statements(const FollowedRow *row, bool consistent)
 {
-	copy_change_rows(psprintf("DELETE FROM fanout.deferred_statement WHERE followed_id = $1%s",
+	followed_execute(psprintf("DELETE FROM fanout.deferred_statement WHERE followed_id = $1%s",
 							  consistent ? "" : " AND NOT needs_consistency"), row->id);
 }
 

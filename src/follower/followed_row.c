@@ -20,7 +20,7 @@
 #include "utils/pg_lsn.h"
 #include "utils/uuid.h"
 
-#include "follower/copy.h"
+#include "follower/follower.h"
 #include "own_tables.h"
 #include "version.h"
 
@@ -131,6 +131,22 @@ followed_row_require(const char *stream)
 	return row;
 }
 
+uint64
+followed_execute(const char *query, int32 followed_id)
+{
+	OwnTables	state;
+	Oid			types[] = {INT4OID};
+	Datum		values[] = {Int32GetDatum(followed_id)};
+	uint64		count;
+
+	own_tables_begin(&state);
+	if (SPI_execute_with_args(query, 1, types, values, NULL, false, 0) < 0)
+		elog(ERROR, "could not execute statement on rows of a followed stream");
+	count = SPI_processed;
+	own_tables_end(&state);
+	return count;
+}
+
 void
 followed_row_set_leader(int32 id, const char *conninfo, const CheckedLeader *leader)
 {
@@ -151,7 +167,7 @@ followed_row_set_leader(int32 id, const char *conninfo, const CheckedLeader *lea
 void
 followed_row_lock(int32 id)
 {
-	(void) copy_change_rows("SELECT FROM fanout.followed_stream WHERE id = $1 FOR NO KEY UPDATE",
+	(void) followed_execute("SELECT FROM fanout.followed_stream WHERE id = $1 FOR NO KEY UPDATE",
 							id);
 }
 

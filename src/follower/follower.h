@@ -62,6 +62,12 @@ extern FollowedRow *followed_row_by_name(const char *stream);
 /* Same as by_name, but fails with ERRCODE_UNDEFINED_OBJECT. */
 extern FollowedRow *followed_row_require(const char *stream);
 
+/*
+ * Run a statement on rows of a followed stream, whose id is $1; returns the number of rows.
+ * Needs a transaction with an active snapshot.
+ */
+extern uint64 followed_execute(const char *query, int32 followed_id);
+
 /* Where the leader is from now on, and who it is; needs a transaction. */
 struct CheckedLeader;
 extern void followed_row_set_leader(int32 id, const char *conninfo,

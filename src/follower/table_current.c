@@ -28,7 +28,7 @@
 #include "utils/lsyscache.h"
 #include "utils/snapmgr.h"
 
-#include "follower/copy.h"
+#include "follower/follower.h"
 #include "own_tables.h"
 
 /* Columns of fanout.followed_stream and followed_table, as the extension's script has them. */
@@ -178,6 +178,6 @@ tables_replayed(int32 followed_id, List *relids)
 void
 tables_in_line(int32 followed_id)
 {
-	(void) copy_change_rows("UPDATE fanout.followed_table SET state = 'c'"
+	(void) followed_execute("UPDATE fanout.followed_table SET state = 'c'"
 							" WHERE followed_id = $1 AND state = 'a'", followed_id);
 }
