@@ -45,6 +45,9 @@ extern CopySession *copy_session_begin(const FollowedRow *row);
 extern PGconn *copy_session_join(const FollowedRow *row, const char *snapshot_id);
 extern List *leader_tables(PGconn *conn, const char *stream);
 
+/* Does the stream name no publications, and does it have schema changes? */
+extern void ask_about_stream(PGconn *conn, const FollowedRow *row, bool *all_tables, bool *ddl);
+
 /*
  * Wait until new snapshots of the leader see all that has committed, and all transactions that are
  * writing to these tables (oids there) have ended.

@@ -320,23 +320,28 @@ find_on_leader(List *leader_list, const FollowedTable *table)
 	return NULL;
 }
 
-/* List of CopierTable, as the leader lists them now. */
+/* List of CopierTable, as the leader lists them now; *missing is one that it does not list. */
 static List *
-pending_tables(PGconn *conn, const FollowedRow *row)
+pending_tables(PGconn *conn, const FollowedRow *row, const FollowedTable **missing)
 {
 	List	   *leader_list = leader_tables(conn, NameStr(row->stream));
 	List	   *pending = NIL;
 	ListCell   *lc;
 
+	*missing = NULL;
 	foreach(lc, followed_tables(row->id))
 	{
 		FollowedTable *followed = lfirst(lc);
+		CopyTable  *leader = find_on_leader(leader_list, followed);
 		CopierTable *table;
-		CopyTable  *leader;
 
-		if (followed->state != TABLE_PENDING ||
-			(leader = find_on_leader(leader_list, followed)) == NULL)
+		if (followed->state != TABLE_PENDING)
 			continue;
+		if (leader == NULL)
+		{
+			*missing = followed;
+			continue;
+		}
 		table = palloc(sizeof(CopierTable));
 		table->leader = leader;
 		table->relid = followed->relid;
@@ -376,21 +381,22 @@ wait_before_snapshot(PGconn *conn, const FollowedRow *row, List *tables)
 
 /*
  * The leader's transaction that sees the tables locked and unchanged; returns the
- * pending tables, *snapshot is what it sees.
+ * pending tables, *snapshot is what it sees, *missing is one of those that are not there.
  */
 static List *
-take_snapshot(PGconn *conn, const FollowedRow *row, char **snapshot)
+take_snapshot(PGconn *conn, const FollowedRow *row, char **snapshot,
+			  const FollowedTable **missing)
 {
 	for (int i = 0; i < MAX_TRIES; i++)
 	{
-		List	   *tables = pending_tables(conn, row);
+		List	   *tables = pending_tables(conn, row, missing);
 
 		CHECK_FOR_INTERRUPTS();
 		wait_before_snapshot(conn, row, tables);
 		PQclear(leader_query(conn, "BEGIN ISOLATION LEVEL REPEATABLE READ", 0, NULL));
 		lock_leader_tables(conn, leader_side(tables));
 		*snapshot = leader_query_value(conn, "SELECT pg_catalog.pg_current_snapshot()", 0, NULL);
-		if (same_tables(leader_side(tables), leader_side(pending_tables(conn, row))))
+		if (same_tables(leader_side(tables), leader_side(pending_tables(conn, row, missing))))
 			return tables;
 		PQclear(leader_query(conn, "ROLLBACK", 0, NULL));
 	}
@@ -398,6 +404,27 @@ take_snapshot(PGconn *conn, const FollowedRow *row, char **snapshot)
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("the tables of stream \"%s\" change too often to be copied",
 					NameStr(row->stream))));
+}
+
+/*
+ * A table that was dropped, or has left the publications, leaves here, too, when the stream
+ * comes to that: unless it is one of all tables without schema changes.
+ */
+static void
+check_missing(PGconn *conn, const FollowedRow *row, const FollowedTable *missing)
+{
+	bool		all_tables;
+	bool		ddl;
+
+	if (missing == NULL)
+		return;
+	ask_about_stream(conn, row, &all_tables, &ddl);
+	if (all_tables && !ddl)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("table \"%s.%s\" is no longer in stream \"%s\" of the leader",
+						missing->nspname, missing->relname, NameStr(row->stream)),
+				 errhint("Call fanout.resync() without a table to copy those that are.")));
 }
 
 /* Lives in its own context, in which the copies' transactions come and go. */
@@ -408,6 +435,7 @@ copy_pending(int32 followed_id)
 	FollowedRow *row;
 	PGconn	   *conn = NULL;
 	List	   *tables = NIL;
+	const FollowedTable *missing = NULL;
 	char	   *snapshot = NULL;
 	ListCell   *lc;
 
@@ -418,7 +446,7 @@ copy_pending(int32 followed_id)
 	if (row != NULL)
 	{
 		conn = leader_connect(row->conninfo, NameStr(row->follower));
-		tables = take_snapshot(conn, row, &snapshot);
+		tables = take_snapshot(conn, row, &snapshot, &missing);
 		copy_note_totals(row, leader_side(tables));
 	}
 	PopActiveSnapshot();
@@ -431,9 +459,12 @@ copy_pending(int32 followed_id)
 
 		copy_table(row, conn, table->leader, table->relid, snapshot, end_if_in_the_way);
 	}
-	if (conn != NULL)
-		leader_disconnect(conn);
 	copied = tables != NIL;
+	if (conn != NULL)
+	{
+		check_missing(conn, row, missing);
+		leader_disconnect(conn);
+	}
 }
 
 static void

@@ -182,16 +182,15 @@ oid_array_text(List *relids)
 	return text.data;
 }
 
-static void
-ask_about_stream(CopySession *session, const FollowedRow *row)
+void
+ask_about_stream(PGconn *conn, const FollowedRow *row, bool *all_tables, bool *ddl)
 {
 	const char *params[] = {NameStr(row->stream), psprintf("%d", FANOUT_WIRE_VERSION)};
-	PGresult   *info = leader_query(session->conn,
-									"SELECT all_tables, ddl FROM fanout.stream_info($1, $2)",
+	PGresult   *info = leader_query(conn, "SELECT all_tables, ddl FROM fanout.stream_info($1, $2)",
 									2, params);
 
-	session->all_tables = strcmp(PQgetvalue(info, 0, 0), "t") == 0;
-	session->ddl = strcmp(PQgetvalue(info, 0, 1), "t") == 0;
+	*all_tables = strcmp(PQgetvalue(info, 0, 0), "t") == 0;
+	*ddl = strcmp(PQgetvalue(info, 0, 1), "t") == 0;
 	PQclear(info);
 }
 
@@ -227,7 +226,7 @@ copy_session_begin(const FollowedRow *row)
 
 	session->conn = leader_connect(row->conninfo, NameStr(row->follower));
 	session->era = leader_era(session->conn, NameStr(row->stream));
-	ask_about_stream(session, row);
+	ask_about_stream(session->conn, row, &session->all_tables, &session->ddl);
 	session->start_lsn = register_here(session->conn, row);
 	wait_for_all_writers(session, row);
 	for (int i = 0; i < MAX_TRIES; i++)

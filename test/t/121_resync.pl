@@ -244,5 +244,21 @@ wait_until('the copy to end', sub { copier() eq '0' });
 kill 'CONT', $backend;
 is(value('SELECT count(*) FROM big'), $rows, 'unfollow: the old rows stay');
 
+# ---------- nothing tells of a table's end ----------
+
+$leader->safe_psql('postgres', q{SELECT fanout.drop_stream('app', true); SELECT fanout.create_stream('app', ddl => false);
+	CREATE TABLE gone (id int PRIMARY KEY)});
+value('DROP SCHEMA public CASCADE; CREATE SCHEMA public');
+follow($follower, $leader);
+wait_for_copy($follower);
+$leader->safe_psql('postgres', 'DROP TABLE gone');
+value(q{SET fanout.guard = off; UPDATE small SET n = -1; SELECT fanout.resync('app', 'gone'), fanout.resync('app', 'small')});
+wait_until('the error', sub { value('SELECT last_error FROM fanout.staleness') =~ /table "public.gone" is no longer in stream "app" of the leader/ });
+wait_until('the other', sub { state_of('small') eq 'streaming' });
+is(value('SELECT min(n) > -1 FROM small'), 't', 'another table is copied all the same');
+value(q{SELECT fanout.resync('app')});
+wait_for_copy($follower);
+is(value(q{SELECT string_agg(relation::text, ' ' ORDER BY relation::text) FROM fanout.table_staleness}), 'big log small', 'a copy of all ends it');
+
 $_->stop for $leader, $follower;
 done_testing();
