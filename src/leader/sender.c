@@ -139,6 +139,18 @@ view_log(Sender *sender)
 	return view;
 }
 
+static LogView
+require_log(Sender *sender)
+{
+	LogView		view = view_log(sender);
+
+	if (view.end.generation == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("stream \"%s\" is not streaming yet", NameStr(sender->stream_name))));
+	return view;
+}
+
 /*
  * Open the log behind the last transaction sent.  The follower may be ahead of the log's
  * end, since that is not synced before it is sent: then it waits.
@@ -533,16 +545,13 @@ end_sender(int code, Datum arg)
 static void
 send_changes(Sender *sender)
 {
-	LogView		view = view_log(sender);
+	LogView		view;
 
 	/* The decoder begins its era before it publishes anything. */
-	if (view.end.generation == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("stream \"%s\" is not streaming yet", NameStr(sender->stream_name))));
+	(void) require_log(sender);
 	sender_attach(sender);
 	sender->may_have_input = true;
-	view = view_log(sender);
+	view = require_log(sender);
 	PG_TRY();
 	{
 		open_log(sender, &view.end);
