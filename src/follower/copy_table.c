@@ -279,22 +279,23 @@ copy_table(const FollowedRow *row, PGconn *conn, CopyTable *table, Oid relid,
 	copy_source_init(conn, check);
 	StartTransactionCommand();
 	rel = try_table_open(relid, RowExclusiveLock);
-	if (rel == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_TABLE),
-				 errmsg("relation \"%s.%s\" was dropped while it was to be copied",
-						table->nspname, table->relname)));
 	PushActiveSnapshot(GetTransactionSnapshot());
-	number = wanted_copy(row, relid);
+	number = wanted_copy(row, relid);	/* not of a table that the stream has dropped */
 	if (number >= 0)
 	{
+		if (rel == NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_TABLE),
+					 errmsg("relation \"%s.%s\" was dropped while it was to be copied",
+							table->nspname, table->relname)));
 		if (check != NULL)
 			empty_beside(relid);
 		rows = copy_all_rows(conn, table, rel);
 		note_copied(row, relid, number, check != NULL ? TABLE_BEHIND : TABLE_COPIED, snapshot,
 					leader_query_lsn(conn, "SELECT fanout.flush_wal()", 0, NULL), rows);
 	}
-	table_close(rel, NoLock);
+	if (rel != NULL)
+		table_close(rel, NoLock);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(oldcontext);
