@@ -40,11 +40,14 @@ sub stall
 	};
 }
 
+# A server that is to end waits for connections that have not said yet who they are, for a minute,
+# and we wait for the server: what is held up goes on.
 sub end_server
 {
 	my ($how) = @_;
 	return sub {
 		my ($world, $server) = @_;
+		let_pass($_) for grep { $_->{held} } @{ $world->{followers} };
 		Chaos::Servers::end_server($server, $how) or return 0;
 		return sub { Chaos::Servers::start_server($server) };
 	};
@@ -56,8 +59,17 @@ sub network
 	return sub {
 		my ($world, $follower) = @_;
 		$follower->{proxy}->order($order);
-		return sub { $follower->{proxy}->order('pass'); return 1 };
+		$follower->{held} = $order eq 'hold';
+		return sub { let_pass($follower); return 1 };
 	};
+}
+
+sub let_pass
+{
+	my ($follower) = @_;
+	$follower->{proxy}->order('pass');
+	$follower->{held} = 0;
+	return;
 }
 
 sub pause
