@@ -169,12 +169,36 @@ disk_is_full(LeaderStream *stream)
 }
 
 /*
+ * A slot that was made while others changed the schema can be one whose first transactions are
+ * decoded with a wrong idea of the catalogs: from version 14 on the server misses a change that
+ * began before it had looked at all transactions and was committed afterwards.  That is so for
+ * good as long as decoding starts where it did at first, and it is always an internal error.
+ */
+static bool
+slot_may_be_bad(const LeaderStream *stream, const ErrorData *error)
+{
+	return error->sqlerrcode == ERRCODE_INTERNAL_ERROR &&
+		MyReplicationSlot->data.restart_lsn == stream->new_slot_lsn;
+}
+
+static void
+go_on_without(LeaderStream *stream, const char *detail)
+{
+	ereport(WARNING,
+			(errmsg("stream \"%s\" goes on without what can't be decoded, and its followers copy again",
+					NameStr(stream->name)),
+			 errdetail_internal("%s", detail)));
+	give_up_log(stream, LOG_NEW_SLOT);
+	stream->failures = 0;
+}
+
+/*
  * The decoder has failed.  If it does so again and again without getting any further, what
  * its slot holds back is bounded as the log is: past that, the next decoder begins with a
  * new slot, and the followers copy again.
  */
 static void
-limit_failures(LeaderStream *stream)
+limit_failures(LeaderStream *stream, const ErrorData *error)
 {
 	XLogRecPtr	confirmed;
 	uint64		wal_mb;
@@ -184,19 +208,18 @@ limit_failures(LeaderStream *stream)
 	confirmed = MyReplicationSlot->data.confirmed_flush;
 	stream->failures = confirmed == stream->failed_lsn ? stream->failures + 1 : 1;
 	stream->failed_lsn = confirmed;
-	wal_mb = (GetFlushRecPtr(NULL) - MyReplicationSlot->data.restart_lsn) / (1024 * 1024);
-	if (stream->failures < MAX_FAILURES || fanout_max_retention < 0 ||
-		wal_mb < Max(fanout_max_retention, 1))
+	if (stream->failures < MAX_FAILURES)
 		return;
-
-	ereport(WARNING,
-			(errmsg("stream \"%s\" goes on without what can't be decoded, and its followers copy again",
-					NameStr(stream->name)),
-			 errdetail("Decoding the changes after %X/%X has failed %d times in a row, and holds back "
-					   UINT64_FORMAT " MB of WAL, as much as \"fanout.max_retention\" allows.",
-					   LSN_FORMAT_ARGS(confirmed), stream->failures, wal_mb)));
-	give_up_log(stream, LOG_NEW_SLOT);
-	stream->failures = 0;
+	wal_mb = (GetFlushRecPtr(NULL) - MyReplicationSlot->data.restart_lsn) / (1024 * 1024);
+	if (fanout_max_retention >= 0 && wal_mb >= Max(fanout_max_retention, 1))
+		go_on_without(stream,
+					  psprintf("Decoding the changes after %X/%X has failed %d times in a row, and holds back "
+							   UINT64_FORMAT " MB of WAL, as much as \"fanout.max_retention\" allows.",
+							   LSN_FORMAT_ARGS(confirmed), stream->failures, wal_mb));
+	else if (slot_may_be_bad(stream, error))
+		go_on_without(stream,
+					  psprintf("Decoding the changes after %X/%X has failed %d times in a row with a slot that has just been made.",
+							   LSN_FORMAT_ARGS(confirmed), stream->failures));
 }
 
 /* Keep the error for the views; it goes on to the server log. */
@@ -213,7 +236,7 @@ keep_error(LeaderStream *stream)
 	set_state(stream, STREAM_FAILED);
 	if (error->sqlerrcode == ERRCODE_DISK_FULL)
 		disk_is_full(stream);
-	limit_failures(stream);
+	limit_failures(stream, error);
 	MemoryContextSwitchTo(oldcontext);
 }
 
