@@ -170,8 +170,8 @@ disk_is_full(LeaderStream *stream)
 
 /*
  * A slot that was made while others changed the schema can be one whose first transactions are
- * decoded with a wrong idea of the catalogs: from version 14 on the server misses a change that
- * began before it had looked at all transactions and was committed afterwards.  That is so for
+ * decoded with a wrong idea of the catalogs: the server (seen on 15.20, 17.12 and 18.6) misses a
+ * change that began before it had looked at all transactions and was committed afterwards.  That is so for
  * good as long as decoding starts where it did at first, and it is always an internal error.
  */
 static bool

@@ -1,5 +1,5 @@
-# A slot that is made while others change the schema: from version 14 on the server takes a
-# table for missing that was being made when it began to look.  Another slot is made then.
+# A slot that is made while others change the schema: the server takes a table for missing
+# that was being made when it began to look.  Another slot is made then.
 use strict;
 use warnings FATAL => 'all';
 use lib 'lib';
