@@ -295,7 +295,20 @@ find_launch(const Hint *hint)
 	return launch;
 }
 
-/* Forget what is no longer on disk. */
+/* A worker that is started or runs still looks after the record itself. */
+static bool
+has_worker(Launch *launch)
+{
+	pid_t		pid;
+
+	return launch->handle != NULL &&
+		GetBackgroundWorkerPid(launch->handle, &pid) != BGWH_STOPPED;
+}
+
+/*
+ * Forget what is no longer on disk.  Its last worker has given up the record; but a scan that had
+ * read the hint before may have claimed another for it since.
+ */
 static void
 forget_unseen(void)
 {
@@ -305,14 +318,15 @@ forget_unseen(void)
 	hash_seq_init(&status, launches);
 	while ((launch = hash_seq_search(&status)) != NULL)
 	{
-		if (!launch->seen)
-		{
-			if (launch->handle != NULL)
-				pfree(launch->handle);
-			hash_search(launches, &launch->hint, HASH_REMOVE, NULL);
-		}
-		else
-			launch->seen = false;
+		bool		gone = !launch->seen && !has_worker(launch);
+
+		launch->seen = false;
+		if (!gone)
+			continue;
+		release_hint(&launch->hint);
+		if (launch->handle != NULL)
+			pfree(launch->handle);
+		hash_search(launches, &launch->hint, HASH_REMOVE, NULL);
 	}
 }
 
