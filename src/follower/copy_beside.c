@@ -332,11 +332,12 @@ pending_tables(PGconn *conn, const FollowedRow *row, const FollowedTable **missi
 	foreach(lc, followed_tables(row->id))
 	{
 		FollowedTable *followed = lfirst(lc);
-		CopyTable  *leader = find_on_leader(leader_list, followed);
 		CopierTable *table;
+		CopyTable  *leader;
 
 		if (followed->state != TABLE_PENDING)
 			continue;
+		leader = find_on_leader(leader_list, followed);
 		if (leader == NULL)
 		{
 			*missing = followed;
