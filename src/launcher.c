@@ -214,6 +214,16 @@ start_worker(Launch *launch, slock_t *mutex, WorkerInfo *info, TimestampTz now)
 	MemoryContextSwitchTo(oldcontext);
 }
 
+/* A worker that is started or runs still looks after the record itself. */
+static bool
+has_worker(Launch *launch)
+{
+	pid_t		pid;
+
+	return launch->handle != NULL &&
+		GetBackgroundWorkerPid(launch->handle, &pid) != BGWH_STOPPED;
+}
+
 /* The worker started by this launcher has ended: say when it may start again. */
 static void
 note_worker_ended(Launch *launch, slock_t *mutex, WorkerInfo *info, TimestampTz now)
@@ -243,12 +253,10 @@ tend_worker(Launch *launch, TimestampTz now)
 {
 	slock_t    *mutex;
 	WorkerInfo *info = hint_worker(launch, &mutex);
-	pid_t		pid;
 	bool		running;
 	bool		at_once;
 
-	if (launch->handle != NULL &&
-		GetBackgroundWorkerPid(launch->handle, &pid) == BGWH_STOPPED)
+	if (launch->handle != NULL && !has_worker(launch))
 		note_worker_ended(launch, mutex, info, now);
 
 	SpinLockAcquire(mutex);
@@ -293,16 +301,6 @@ find_launch(const Hint *hint)
 	}
 	launch->seen = true;
 	return launch;
-}
-
-/* A worker that is started or runs still looks after the record itself. */
-static bool
-has_worker(Launch *launch)
-{
-	pid_t		pid;
-
-	return launch->handle != NULL &&
-		GetBackgroundWorkerPid(launch->handle, &pid) != BGWH_STOPPED;
 }
 
 /*
