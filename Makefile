@@ -14,6 +14,8 @@ PG_CFLAGS = -Wextra -Wno-unused-parameter -Wno-sign-compare -Wno-missing-field-i
 	-Wno-clobbered $(if $(WERROR),-Werror)
 SHLIB_LINK_INTERNAL = $(libpq)
 
+EXTRA_CLEAN = $(OBJS:.o=.d)
+
 # Nothing here is ever inlined into a query, so there is no use for bitcode.
 override with_llvm = no
 
@@ -21,8 +23,9 @@ PG_CONFIG ?= pg_config
 PGXS := $(shell $(PG_CONFIG) --pgxs)
 include $(PGXS)
 
-# A changed header rebuilds everything: the sources are small.
-$(OBJS): $(wildcard src/*.h src/*/*.h)
+# The compiler notes which headers a file includes: a changed one rebuilds those.
+$(OBJS): override CPPFLAGS += -MMD -MP
+-include $(OBJS:.o=.d)
 
 # The version that the library belongs to is that of the control file.
 VERSION := $(shell sed -n "s/^default_version = '\(.*\)'/\1/p" pg_fanout.control)
