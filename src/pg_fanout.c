@@ -131,6 +131,7 @@ _PG_init(void)
 	launcher_register();
 	commit_hook_init();
 	ddl_capture_init();
+	drop_extension_init();
 	commit_token_init();
 	guard_init();
 	control_init();

@@ -70,6 +70,13 @@ extern void stream_restart_decoder(int32 id);
 /* A name[] of a List of char *. */
 extern Datum name_array_datum(List *names);
 
+/* The registered followers' names for a message; NULL: there are none. */
+extern char *stream_follower_names(const StreamRow *row);
+
+/* ---------- drop_extension.c ---------- */
+
+extern void drop_extension_init(void);
+
 /* ---------- stream_grant.c ---------- */
 
 /* By name, or fail unless the user may follow it. */

@@ -62,7 +62,8 @@ watch_callback(Datum arg, Oid relid)
 
 /*
  * DROP EXTENSION takes the table with it, without deleting its rows.  Looked at with
- * the snapshot of a transaction, so it is found when that is decoded.
+ * the snapshot of a transaction: at its end it sees what the transaction did itself, and at
+ * its begin what others did that had nothing to decode.
  */
 static void
 watch_extension(DecoderState *state)
@@ -567,6 +568,7 @@ plugin_commit(LogicalDecodingContext *ctx, ReorderBufferTXN *txn, XLogRecPtr com
 	Plugin	   *plugin = ctx->output_plugin_private;
 	DecoderState *state = ctx->output_writer_private;
 
+	watch_extension(state);
 	write_sequences(plugin, state, txn);
 	write_tables(plugin, state, txn);
 	if (!plugin->begun)

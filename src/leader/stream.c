@@ -327,25 +327,30 @@ end_decoder_at_commit(int32 id)
 	launcher_wake_at_commit();
 }
 
-static void
-check_no_followers(const StreamRow *row)
+char *
+stream_follower_names(const StreamRow *row)
 {
 	LeaderStream *stream = stream_record(row);
 	StringInfoData names;
 	ListCell   *lc;
 
-	if (stream == NULL)
-		return;
-
 	initStringInfo(&names);
-	foreach(lc, registry_list(stream))
+	foreach(lc, stream != NULL ? registry_list(stream) : NIL)
 		appendStringInfo(&names, "%s\"%s\"", names.len > 0 ? ", " : "",
 						 NameStr(((Registration *) lfirst(lc))->name));
-	if (names.len > 0)
+	return names.len > 0 ? names.data : NULL;
+}
+
+static void
+check_no_followers(const StreamRow *row)
+{
+	char	   *names = stream_follower_names(row);
+
+	if (names != NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_IN_USE),
 				 errmsg("stream \"%s\" has followers", NameStr(row->name)),
-				 errdetail("Registered followers: %s.", names.data),
+				 errdetail("Registered followers: %s.", names),
 				 errhint("Drop them first, or force it.")));
 }
 

@@ -133,7 +133,7 @@ nothing_left('DROP DATABASE WITH (FORCE)');
 
 new_pair('shop');
 $follower->safe_psql('shop', 'BEGIN; DROP EXTENSION pg_fanout; ROLLBACK');
-$leader->safe_psql('shop', 'BEGIN; DROP EXTENSION pg_fanout; ROLLBACK');
+$leader->safe_psql('shop', q{BEGIN; SELECT fanout.drop_stream('app', true); DROP EXTENSION pg_fanout; ROLLBACK});
 follows('DROP EXTENSION rolled back', 'shop');
 $follower->safe_psql('shop', 'DROP EXTENSION pg_fanout');
 wait_until('the follower to end', sub { origins() == 0 && workers($follower) == 0 && directories($follower) == 0 });
@@ -144,7 +144,10 @@ $leader->safe_psql('shop', q{SELECT fanout.drop_follower('app', 'shop')});
 
 $follower->safe_psql('shop', 'CREATE EXTENSION pg_fanout');
 start_following('shop', ', copy_schema => false');
-$leader->safe_psql('shop', 'DROP EXTENSION pg_fanout');
+$follower->safe_psql('shop', q{SELECT fanout.pause('app')});
+wait_for_state('shop', 'paused');
+$leader->safe_psql('shop', q{SELECT fanout.drop_follower('app', 'shop'); DROP EXTENSION pg_fanout});
+$follower->safe_psql('shop', q{SELECT fanout.resume('app')});
 wait_until('the slot to go', sub { slots() == 0 && workers($leader) == 0 && directories($leader) == 0 });
 pass('DROP EXTENSION on a leader ends its streams');
 is($leader->safe_psql('shop', 'SELECT count(*) FROM pg_publication'), '0', '... with their publications');

@@ -49,7 +49,7 @@ for my $round (1 .. $rounds)
 		INSERT INTO a VALUES ('secret $round'); SELECT fanout.flush_wal()");
 	wait_until('the row', sub { value($leader, q{SELECT transactions > 0 FROM fanout.streams}) eq 't' });
 
-	value($leader, "$anew SELECT fanout.create_stream('b', '{p_b}')");
+	value($leader, "SELECT fanout.drop_stream('a', true); $anew SELECT fanout.create_stream('b', '{p_b}')");
 	wait_until('the new stream', sub {
 			value($leader, q{SELECT state FROM fanout.streams}) eq 'streaming' && hints($leader) == 1 });
 	$wrong_rows++ if grep { PostgreSQL::Test::Utils::slurp_file($_) =~ /secret $round/ } map { glob("$_/*.seg") } hints($leader);
