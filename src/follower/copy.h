@@ -8,6 +8,7 @@
 #include "storage/dsm.h"
 
 #include "follower/follower.h"
+#include "follower/program.h"
 
 /*
  * How long another connection than the copy's own waits for a lock on the leader.
@@ -90,13 +91,11 @@ extern void copy_schema_of(const FollowedRow *row, List *tables, const char *sna
 /* ---------- schema_dump.c ---------- */
 
 /*
- * Two may run at the same time.  "what" are options that say what to dump; the result is plain
- * SQL, palloc'd.
+ * Several may run at the same time.  "what" are options that say what to dump, List of char *;
+ * the result is plain SQL, palloc'd.
  */
-typedef struct SchemaDump SchemaDump;
-extern SchemaDump *schema_dump_start(const FollowedRow *row, const char *what,
-									 const char *snapshot_id);
-extern char *schema_dump_finish(SchemaDump *dump);
+extern Program *schema_dump_start(const FollowedRow *row, List *what, const char *snapshot_id);
+extern char *schema_dump_finish(Program *dump);
 
 /* Fail unless pg_dump is new enough for this leader. */
 extern void schema_dump_check(PGconn *conn);

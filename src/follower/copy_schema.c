@@ -339,7 +339,7 @@ handle_statement(const FollowedRow *row, RawStmt *raw, char *script, bool put_of
 }
 
 static void
-copy_part(const FollowedRow *row, SchemaDump *dump, bool put_off)
+copy_part(const FollowedRow *row, Program *dump, bool put_off)
 {
 	char	   *script = schema_dump_finish(dump);
 	int			nestlevel = NewGUCNestLevel();
@@ -355,49 +355,46 @@ copy_part(const FollowedRow *row, SchemaDump *dump, bool put_off)
 void
 copy_schema(const FollowedRow *row, const char *snapshot_id)
 {
-	SchemaDump *before = schema_dump_start(row, "--section=pre-data", snapshot_id);
-	SchemaDump *after = schema_dump_start(row, "--section=post-data", snapshot_id);
+	Program    *before = schema_dump_start(row, list_make1("--section=pre-data"), snapshot_id);
+	Program    *after = schema_dump_start(row, list_make1("--section=post-data"), snapshot_id);
 
 	copy_part(row, before, false);
 	copy_part(row, after, true);
 }
 
+/* Within double quotes pg_dump takes a name literally. */
 static void
-append_quoted(StringInfo buf, const char *string, char quote, const char *escaped)
+append_quoted(StringInfo buf, const char *name)
 {
-	appendStringInfoChar(buf, quote);
-	for (const char *p = string; *p != '\0'; p++)
+	appendStringInfoChar(buf, '"');
+	for (const char *p = name; *p != '\0'; p++)
 	{
-		if (*p == quote)
-			appendStringInfoString(buf, escaped);
-		else
-			appendStringInfoChar(buf, *p);
+		if (*p == '"')
+			appendStringInfoChar(buf, '"');
+		appendStringInfoChar(buf, *p);
 	}
-	appendStringInfoChar(buf, quote);
+	appendStringInfoChar(buf, '"');
 }
 
-/* Within double quotes pg_dump takes names literally, within single ones the shell does. */
 void
 copy_schema_of(const FollowedRow *row, List *tables, const char *snapshot_id)
 {
-	StringInfoData what;
+	List	   *what = list_make1("--schema-only");
 	ListCell   *lc;
 
-	initStringInfo(&what);
-	appendStringInfoString(&what, "--schema-only");
 	foreach(lc, tables)
 	{
 		CopyTable  *table = lfirst(lc);
-		StringInfoData name;
+		StringInfoData option;
 
-		initStringInfo(&name);
-		append_quoted(&name, table->nspname, '"', "\"\"");
-		appendStringInfoChar(&name, '.');
-		append_quoted(&name, table->relname, '"', "\"\"");
-		appendStringInfoString(&what, " --table=");
-		append_quoted(&what, name.data, '\'', "'\\''");
+		initStringInfo(&option);
+		appendStringInfoString(&option, "--table=");
+		append_quoted(&option, table->nspname);
+		appendStringInfoChar(&option, '.');
+		append_quoted(&option, table->relname);
+		what = lappend(what, option.data);
 	}
-	copy_part(row, schema_dump_start(row, what.data, snapshot_id), false);
+	copy_part(row, schema_dump_start(row, what, snapshot_id), false);
 }
 
 /* ---------- deferred statements ---------- */

@@ -5,24 +5,21 @@
 #ifndef FANOUT_PROGRAM_H
 #define FANOUT_PROGRAM_H
 
-#include <stdio.h>
+#include "nodes/pg_list.h"
 
-typedef struct Program
-{
-	FILE	   *pipe;
-	pid_t		pid;
-} Program;
+typedef struct Program Program;
 
 /*
- * Start a command of the shell's; it ends with the (sub)transaction at the latest.  Two can
- * run at a time.
+ * Start a program with these arguments (List of char *, the first is its path) and with these
+ * variables, each "NAME=value", in its environment besides our own.  It ends with the
+ * (sub)transaction at the latest.
  */
-extern void program_start(Program *program, const char *command);
+extern Program *program_start(List *arguments, List *environment);
 
 /*
- * All that it writes to its standard output, palloc'd, and its exit status, see wait(2).
- * Waits until it has ended; can be cancelled.
+ * All that it writes to its standard output, and what it writes to its standard error, both
+ * palloc'd; and its exit status, see wait(2).  Waits until it has ended; can be cancelled.
  */
-extern char *program_finish(Program *program, int *status);
+extern char *program_finish(Program *program, int *status, char **errors);
 
 #endif

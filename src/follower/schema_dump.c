@@ -12,17 +12,13 @@
 #include "postgres.h"
 
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include "libpq-fe.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
-#include "storage/fd.h"
 
 #include "compat.h"
 #include "follower/copy.h"
-#include "follower/program.h"
-#include "hints.h"
 
 /* ---------- the program ---------- */
 
@@ -47,14 +43,15 @@ dump_program(void)
 
 /* What "pg_dump --version" says; -1: something else. */
 static int
-program_major(const char *program)
+program_major(char *program)
 {
-	Program		run;
+	Program    *run = program_start(list_make2(program, "--version"), NIL);
+	char	   *errors;
 	int			status;
 	int			major;
 
-	program_start(&run, psprintf("\"%s\" --version", program));
-	return sscanf(program_finish(&run, &status), "pg_dump (PostgreSQL) %d", &major) == 1 ? major : -1;
+	return sscanf(program_finish(run, &status, &errors), "pg_dump (PostgreSQL) %d",
+				  &major) == 1 ? major : -1;
 }
 
 void
@@ -79,17 +76,12 @@ schema_dump_check(PGconn *conn)
 
 /* ---------- running it ---------- */
 
-struct SchemaDump
-{
-	Program		program;
-	char		error_path[MAXPGPATH];
-};
-
-/* Put the connection string's options into the environment, or take them out. */
-static void
-set_environment(const char *conninfo, bool set)
+/* The connection string's options as variables of an environment. */
+static List *
+connection_environment(const char *conninfo)
 {
 	PQconninfoOption *options = PQconninfoParse(conninfo, NULL);
+	List	   *variables = NIL;
 
 	if (options == NULL)
 		ereport(ERROR,
@@ -97,42 +89,34 @@ set_environment(const char *conninfo, bool set)
 				 errmsg("invalid connection string")));
 	for (PQconninfoOption *option = options; option->keyword != NULL; option++)
 	{
-		if (option->envvar == NULL || option->val == NULL)
-			continue;
-		if (set)
-			setenv(option->envvar, option->val, 1);
-		else
-			unsetenv(option->envvar);
+		if (option->envvar != NULL && option->val != NULL)
+			variables = lappend(variables, psprintf("%s=%s", option->envvar, option->val));
 	}
 	PQconninfoFree(options);
+	return variables;
 }
 
 /* The environment has the rest, but has no names for these. */
 #define KEEPALIVES	"keepalives_idle=" KEEPALIVES_IDLE " keepalives_interval=" KEEPALIVES_INTERVAL \
 	" keepalives_count=" KEEPALIVES_COUNT " tcp_user_timeout=" TCP_USER_TIMEOUT_MS
 
-static char *
-dump_command(const char *what, const char *snapshot_id, const char *error_path)
+Program *
+schema_dump_start(const FollowedRow *row, List *what, const char *snapshot_id)
 {
-	return psprintf("\"%s\" --dbname=\"" KEEPALIVES "\" %s --snapshot=%s --encoding=%s"
-					" --exclude-schema=%s"
-					" --no-publications --no-subscriptions --no-tablespaces --no-blobs"
-					" --lock-wait-timeout=" COPY_LOCK_TIMEOUT " --no-password 2>\"%s\"",
-					dump_program(), what, snapshot_id, GetDatabaseEncodingName(), FANOUT_SCHEMA, error_path);
-}
+	List	   *arguments = list_make1(dump_program());
 
-/* The first of them. */
-static char *
-read_errors(const char *path)
-{
-	FILE	   *file = AllocateFile(path, "r");
-	char		text[8192];
-	size_t		len = file != NULL ? fread(text, 1, sizeof(text) - 1, file) : 0;
-
-	if (file != NULL)
-		FreeFile(file);
-	text[len] = '\0';
-	return pchomp(text);
+	arguments = lappend(arguments, "--dbname=" KEEPALIVES);
+	arguments = list_concat(arguments, what);
+	arguments = lappend(arguments, psprintf("--snapshot=%s", snapshot_id));
+	arguments = lappend(arguments, psprintf("--encoding=%s", GetDatabaseEncodingName()));
+	arguments = lappend(arguments, "--exclude-schema=" FANOUT_SCHEMA);
+	arguments = lappend(arguments, "--no-publications");
+	arguments = lappend(arguments, "--no-subscriptions");
+	arguments = lappend(arguments, "--no-tablespaces");
+	arguments = lappend(arguments, "--no-blobs");
+	arguments = lappend(arguments, "--lock-wait-timeout=" COPY_LOCK_TIMEOUT);
+	arguments = lappend(arguments, "--no-password");
+	return program_start(arguments, connection_environment(row->conninfo));
 }
 
 /* Blank the lines that are commands of psql; only the dump's first and last are. */
@@ -149,31 +133,13 @@ blank_psql_lines(char *script)
 	}
 }
 
-SchemaDump *
-schema_dump_start(const FollowedRow *row, const char *what, const char *snapshot_id)
-{
-	static uint32 count = 0;		/* the two have files of their own */
-	SchemaDump *dump = palloc(sizeof(SchemaDump));
-	char	   *command;
-
-	hint_path(dump->error_path, HINT_FOLLOWED, MyDatabaseId, row->id);
-	strlcat(dump->error_path, psprintf("/pg_dump.%u.err", count++ % 2), sizeof(dump->error_path));
-	command = dump_command(what, snapshot_id, dump->error_path);
-
-	set_environment(row->conninfo, true);
-	program_start(&dump->program, command);
-	set_environment(row->conninfo, false);
-	return dump;
-}
-
 char *
-schema_dump_finish(SchemaDump *dump)
+schema_dump_finish(Program *dump)
 {
 	int			status;
-	char	   *script = program_finish(&dump->program, &status);
-	char	   *errors = read_errors(dump->error_path);
+	char	   *errors;
+	char	   *script = program_finish(dump, &status, &errors);
 
-	(void) unlink(dump->error_path);
 	if (status != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_EXTERNAL_ROUTINE_EXCEPTION),

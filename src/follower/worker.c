@@ -51,7 +51,11 @@ worker_gone(int code, Datum arg)
 	worker_info_stopped(&my_stream->mutex, &my_stream->worker);
 }
 
-/* What every process that writes to replicated tables needs. */
+/*
+ * What every process that writes to replicated tables needs.  These are settings of the
+ * session, as with SET: what RESET gives, and pg_settings.reset_val says, is the database's.
+ * The script of an extension may make the latter permanent (PostGIS does with search_path).
+ */
 void
 follower_session_init(void)
 {
@@ -71,7 +75,7 @@ follower_session_init(void)
 	};
 
 	for (int i = 0; i < lengthof(settings); i++)
-		SetConfigOption(settings[i][0], settings[i][1], PGC_SUSET, PGC_S_OVERRIDE);
+		SetConfigOption(settings[i][0], settings[i][1], PGC_SUSET, PGC_S_SESSION);
 	guard_allow_this_process();
 	restricted_types_init();
 }
