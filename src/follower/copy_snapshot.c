@@ -161,6 +161,8 @@ take_snapshot(CopySession *session, const FollowedRow *row)
 	PQclear(res);
 
 	session->tables = leader_tables(conn, NameStr(row->stream));
+	if (row->copy_data)
+		leader_check_all_rows_visible(conn, NameStr(row->stream));
 	if (same_tables(before, session->tables))
 		return true;
 	PQclear(leader_query(conn, "ROLLBACK", 0, NULL));

@@ -136,6 +136,8 @@ check_leader(const FollowRequest *request, CheckedLeader *leader)
 	if (request->copy_schema)
 		schema_dump_check(leader->conn);
 	check_tables(leader->conn, request);
+	if (request->copy_data)
+		leader_check_all_rows_visible(leader->conn, request->stream);
 	warn_of_large_objects(leader->conn);
 	leader_disconnect(leader->conn);
 }

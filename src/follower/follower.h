@@ -190,6 +190,9 @@ extern void leader_check(CheckedLeader *leader, const char *conninfo, const char
 extern void leader_check_name(const CheckedLeader *leader, const char *follower,
 							  const char *stream);
 
+/* Fail with ERRCODE_INSUFFICIENT_PRIVILEGE when policies hide rows of the stream's tables. */
+extern void leader_check_all_rows_visible(PGconn *conn, const char *stream);
+
 /*
  * In PG_CATCH(): fail with the error in flight, but keep the statement, with its
  * password, out of the log.

@@ -178,3 +178,23 @@ leader_check_name(const CheckedLeader *leader, const char *follower, const char 
 					 errhint("Choose another name, or call fanout.drop_follower() on the leader if that follower is gone.")));
 	}
 }
+
+/* A copy without the rows that policies hide would be taken for one of all. */
+void
+leader_check_all_rows_visible(PGconn *conn, const char *stream)
+{
+	const char *params[] = {stream};
+	char	   *hidden = leader_query_value(conn,
+											"SELECT pg_catalog.string_agg(pg_catalog.format('\"%s.%s\"', nspname, relname), ', '"
+											"  ORDER BY nspname, relname)"
+											" FROM fanout.stream_tables($1)"
+											" WHERE pg_catalog.row_security_active(relid)",
+											1, params);
+
+	if (hidden != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("row-level security of the leader would hide rows from the follower's role"),
+				 errdetail("Tables with policies that apply to the role: %s.", hidden),
+				 errhint("Give the role BYPASSRLS on the leader.")));
+}

@@ -171,6 +171,8 @@ poll_connection(PGconn *conn)
  * stand with all its locks for hours after this host died.  There is no tcp_user_timeout among
  * them: on the leader's side it would also end a connection whose follower lives, but reads
  * nothing for that long, since it waits for a lock.
+ *
+ * Without row_security a query fails that would else miss the rows that a policy hides.
  */
 static void
 set_session(PGconn *conn)
@@ -190,6 +192,7 @@ set_session(PGconn *conn)
 		"SET bytea_output = hex",
 		"SET default_transaction_isolation = 'read committed'",
 		"SET default_transaction_read_only = off",
+		"SET row_security = off",
 	};
 
 	for (int i = 0; i < lengthof(settings); i++)
