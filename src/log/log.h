@@ -23,6 +23,10 @@
  * byte offsets; (segment, offset) pairs exist only between the decoder and
  * the senders of one server.
  *
+ * Who has the last transaction before a segment has all that is before it, marks or not: a
+ * follower's own position is the end of the last transaction that it has, and stays where it
+ * is as long as no other comes.
+ *
  * The log knows neither leader nor follower: whoever has frames may write
  * one, whoever has the directory may read it.
  */
@@ -40,6 +44,7 @@ typedef struct LogEnd
 	uint64		segno;
 	uint64		offset;			/* bytes of that segment */
 	XLogRecPtr	lsn;			/* end LSN of the last transaction or mark, or where the log began */
+	XLogRecPtr	txn_lsn;		/* end LSN of the last transaction, or where the log began */
 	uint64		seq;			/* LogTxn.seq of the last transaction */
 } LogEnd;
 
@@ -131,8 +136,9 @@ extern XLogRecPtr log_writer_sync(LogWriter *writer);
 /*
  * Remove whole segments from the start: those in which no transaction is newer
  * than needed_lsn, and beyond that as many as it takes to keep no more than
- * max_bytes (0: no limit).  The last segment always stays.  Returns the new
- * start: the end LSN of the last transaction that is gone.
+ * max_bytes (0: no limit) besides the largest one, which may be one large transaction.
+ * The last segment always stays.  Returns the new start: the end LSN of the last
+ * transaction that is gone.
  */
 extern XLogRecPtr log_writer_trim(LogWriter *writer, XLogRecPtr needed_lsn, uint64 max_bytes);
 extern XLogRecPtr log_writer_start_lsn(LogWriter *writer);

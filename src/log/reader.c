@@ -2,8 +2,8 @@
  * reader.c
  *		Reading the change log: what a sender does.
  *
- * A reader begins at the start of a segment, the last one that starts no later
- * than the position it is asked for, and leaves out the transactions that its
+ * A reader begins at the start of a segment, the last one with no transaction before it that
+ * is later than the position it is asked for, and leaves out the transactions that its
  * follower has; so it comes by every relation description that what it
  * returns may need.  From there on it hands out the log's bytes as they are.
  *
@@ -112,11 +112,9 @@ log_reader_seek(LogReader *reader, XLogRecPtr after, const LogEnd *end)
 	while (open_segment(reader, segno))
 	{
 		CHECK_FOR_INTERRUPTS();
-		if (reader->header.prev_end_lsn <= after)
+		if (reader->header.prev_txn_lsn <= after)
 		{
-			memset(&reader->cursor, 0, sizeof(LogCursor));
-			reader->cursor.lsn = reader->header.prev_end_lsn;
-			reader->cursor.seq = reader->header.prev_seq;
+			reader->cursor = log_cursor_start(&reader->header);
 			reader->after = after;
 			return true;
 		}
@@ -151,7 +149,8 @@ next_segment(LogReader *reader)
 		segment_removed(path);
 	}
 	if (reader->cursor.in_txn || reader->header.prev_end_lsn != reader->cursor.lsn ||
-		reader->header.prev_seq != reader->cursor.seq)
+		reader->header.prev_seq != reader->cursor.seq ||
+		reader->header.prev_txn_lsn != reader->cursor.txn_lsn)
 		segment_damaged(reader->scan.path, 0, "It does not continue the segment before it.");
 }
 

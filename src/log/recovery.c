@@ -77,7 +77,7 @@ make_info(const char *dir, const SegmentHeader *header)
 				(errcode_for_file_access(),
 				 errmsg("could not stat file \"%s\": %m", path)));
 	info->segno = header->segno;
-	info->prev_end_lsn = header->prev_end_lsn;
+	info->prev_txn_lsn = header->prev_txn_lsn;
 	info->bytes = st.st_size;
 	return info;
 }
@@ -86,13 +86,14 @@ make_info(const char *dir, const SegmentHeader *header)
 static const char *
 find_end(SegmentScan *scan, const SegmentHeader *header, uint64 size, LogEnd *end)
 {
-	LogCursor	cursor = {.lsn = header->prev_end_lsn, .seq = header->prev_seq};
+	LogCursor	cursor = log_cursor_start(header);
 	const char *problem;
 	Frame		frame;
 
 	end->segno = header->segno;
 	end->offset = SEGMENT_HEADER_SIZE;
 	end->lsn = cursor.lsn;
+	end->txn_lsn = cursor.txn_lsn;
 	end->seq = cursor.seq;
 	for (;;)
 	{
@@ -111,6 +112,7 @@ find_end(SegmentScan *scan, const SegmentHeader *header, uint64 size, LogEnd *en
 		{
 			end->offset = scan->offset + scan->pos;
 			end->lsn = cursor.lsn;
+			end->txn_lsn = cursor.txn_lsn;
 			end->seq = cursor.seq;
 		}
 	}
@@ -148,7 +150,8 @@ check_frames(const char *dir, const SegmentHeader *header, const SegmentHeader *
 	const char *problem = find_end(&scan, header, size, &end);
 
 	if (problem == NULL &&
-		(end.offset != size || end.lsn != next->prev_end_lsn || end.seq != next->prev_seq))
+		(end.offset != size || end.lsn != next->prev_end_lsn ||
+		 end.txn_lsn != next->prev_txn_lsn || end.seq != next->prev_seq))
 		problem = "Its end is missing.";
 	if (problem != NULL)
 		ereport(LOG,
@@ -177,6 +180,7 @@ find_run(const char *dir, const LogIdentity *identity, const uint64 *segnos, int
 		if (!ended && check_segment(dir, segnos[i], identity, &header) &&
 			(run == NIL || (header.segno + 1 == next.segno &&
 							header.prev_end_lsn <= next.prev_end_lsn &&
+							header.prev_txn_lsn <= next.prev_txn_lsn &&
 							header.prev_seq <= next.prev_seq &&
 							(!verify || check_frames(dir, &header, &next)))))
 		{

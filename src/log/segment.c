@@ -18,7 +18,7 @@
 #include "log/segment.h"
 
 #define SEGMENT_MAGIC	0x50674661	/* PgFa */
-#define SEGMENT_VERSION 2
+#define SEGMENT_VERSION 3
 
 #define SCAN_BUFFER		(256 * 1024)
 
@@ -92,6 +92,7 @@ segment_create(const char *dir, const SegmentHeader *header)
 	p = put_uint64(p, header->segno);
 	p = put_uint64(p, header->prev_end_lsn);
 	p = put_uint64(p, header->prev_seq);
+	p = put_uint64(p, header->prev_txn_lsn);
 	put_uint32(p, header_crc(bytes));
 
 	segment_path(path, dir, header->segno);
@@ -178,6 +179,7 @@ segment_read_header(File file, const char *path, SegmentHeader *header)
 	header->segno = get_uint64(bytes + 24);
 	header->prev_end_lsn = get_uint64(bytes + 32);
 	header->prev_seq = get_uint64(bytes + 40);
+	header->prev_txn_lsn = get_uint64(bytes + 48);
 	return NULL;
 }
 
@@ -189,6 +191,18 @@ identity_equal(const LogIdentity *a, const LogIdentity *b)
 }
 
 /* ---------- the order of frames ---------- */
+
+LogCursor
+log_cursor_start(const SegmentHeader *header)
+{
+	LogCursor	cursor = {
+		.lsn = header->prev_end_lsn,
+		.seq = header->prev_seq,
+		.txn_lsn = header->prev_txn_lsn
+	};
+
+	return cursor;
+}
 
 static const char *
 advance_mark(LogCursor *cursor, XLogRecPtr lsn)
@@ -221,7 +235,7 @@ log_cursor_advance(LogCursor *cursor, const Frame *frame)
 	if ((frame->flags & FRAME_LAST) != 0)
 	{
 		cursor->in_txn = false;
-		cursor->lsn = cursor->txn.end_lsn;
+		cursor->lsn = cursor->txn_lsn = cursor->txn.end_lsn;
 		cursor->seq = cursor->txn.seq;
 	}
 	return NULL;

@@ -11,10 +11,11 @@
  *	16	4	timeline
  *	20	4	stream id
  *	24	8	segno
- *	32	8	end LSN of the last transaction or mark before this segment: a follower that
- *			has everything up to there can begin here
+ *	32	8	end LSN of the last transaction or mark before this segment
  *	40	8	seq of the last transaction before this segment
- *	48	4	CRC-32C of the bytes before it
+ *	48	8	end LSN of that transaction, or where the log began: a follower that has
+ *			everything up to there can begin here
+ *	56	4	CRC-32C of the bytes before it
  *
  * Invariants:
  *
@@ -38,7 +39,7 @@
 #include "nodes/pg_list.h"
 #include "storage/fd.h"
 
-#define SEGMENT_HEADER_SIZE 52
+#define SEGMENT_HEADER_SIZE 60
 #define FIRST_SEGNO			1
 
 typedef struct SegmentHeader
@@ -47,6 +48,7 @@ typedef struct SegmentHeader
 	uint64		segno;
 	XLogRecPtr	prev_end_lsn;
 	uint64		prev_seq;
+	XLogRecPtr	prev_txn_lsn;
 } SegmentHeader;
 
 /* path has MAXPGPATH bytes. */
@@ -76,9 +78,13 @@ typedef struct LogCursor
 {
 	XLogRecPtr	lsn;			/* end of the last transaction or mark */
 	uint64		seq;			/* of the last transaction */
+	XLogRecPtr	txn_lsn;		/* its end, or where the log began */
 	bool		in_txn;
 	LogTxn		txn;			/* the current transaction, or the last one */
 } LogCursor;
+
+/* Before the first frame of a segment. */
+extern LogCursor log_cursor_start(const SegmentHeader *header);
 
 /* Step over a frame; returns why it can't come here, a whole sentence, or NULL. */
 extern const char *log_cursor_advance(LogCursor *cursor, const Frame *frame);
@@ -118,7 +124,7 @@ extern void segment_scan_end(SegmentScan *scan);
 typedef struct SegmentInfo
 {
 	uint64		segno;
-	XLogRecPtr	prev_end_lsn;
+	XLogRecPtr	prev_txn_lsn;
 	uint64		bytes;			/* final but for the last segment */
 } SegmentInfo;
 

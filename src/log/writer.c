@@ -216,11 +216,12 @@ begin_segment(LogWriter *writer, uint64 segno)
 		.identity = writer->identity,
 		.segno = segno,
 		.prev_end_lsn = writer->end.lsn,
-		.prev_seq = writer->end.seq
+		.prev_seq = writer->end.seq,
+		.prev_txn_lsn = writer->end.txn_lsn
 	};
 	SegmentInfo info = {
 		.segno = segno,
-		.prev_end_lsn = writer->end.lsn,
+		.prev_txn_lsn = writer->end.txn_lsn,
 		.bytes = SEGMENT_HEADER_SIZE
 	};
 
@@ -259,6 +260,8 @@ move_end(LogWriter *writer, XLogRecPtr lsn, uint64 seq)
 	writer->end.segno = last_segment(writer)->segno;
 	writer->end.offset = writer->written + writer->out.len;
 	writer->end.lsn = lsn;
+	if (seq != writer->end.seq)
+		writer->end.txn_lsn = lsn;
 	writer->end.seq = seq;
 	if (writer->end.offset >= (uint64) fanout_segment_size * 1024 * 1024)
 	{
@@ -309,7 +312,7 @@ begin_log(LogWriter *writer, uint64 segno, XLogRecPtr start_lsn)
 {
 	writer->end.segno = segno;
 	writer->end.offset = SEGMENT_HEADER_SIZE;
-	writer->end.lsn = start_lsn;
+	writer->end.lsn = writer->end.txn_lsn = start_lsn;
 	writer->end.seq = 0;
 	begin_segment(writer, segno);
 }
@@ -479,20 +482,52 @@ log_writer_sync(LogWriter *writer)
 
 /* ---------- trimming ---------- */
 
+static uint64
+segment_bytes(LogWriter *writer, int i)
+{
+	return i < writer->nsegments - 1 ? writer->segments[i].bytes
+		: writer->written + writer->out.len;
+}
+
 uint64
 log_writer_bytes(LogWriter *writer)
 {
-	uint64		bytes = writer->written + writer->out.len;
+	uint64		bytes = 0;
 
-	for (int i = 0; i < writer->nsegments - 1; i++)
-		bytes += writer->segments[i].bytes;
+	for (int i = 0; i < writer->nsegments; i++)
+		bytes += segment_bytes(writer, i);
 	return bytes;
 }
 
 XLogRecPtr
 log_writer_start_lsn(LogWriter *writer)
 {
-	return writer->segments[0].prev_end_lsn;
+	return writer->segments[0].prev_txn_lsn;
+}
+
+/*
+ * How many of the oldest segments make the log larger than it may be.  The largest of those
+ * that stay does not count: it may be one transaction, which no follower can have taken
+ * before it was there.
+ */
+static int
+count_beyond(LogWriter *writer, uint64 max_bytes)
+{
+	uint64		bytes = 0;
+	uint64		largest = 0;
+	int			count = writer->nsegments;
+
+	while (count > 0)
+	{
+		uint64		size = segment_bytes(writer, count - 1);
+
+		bytes += size;
+		largest = Max(largest, size);
+		if (bytes - largest > max_bytes)
+			break;
+		count--;
+	}
+	return count;
 }
 
 /*
@@ -503,13 +538,12 @@ log_writer_start_lsn(LogWriter *writer)
 static int
 count_removable(LogWriter *writer, XLogRecPtr needed_lsn, uint64 max_bytes)
 {
-	uint64		bytes = log_writer_bytes(writer);
+	int			beyond = max_bytes > 0 ? count_beyond(writer, max_bytes) : 0;
 	int			count = 0;
 
 	while (writer->segments[count].segno < writer->flushed.segno &&
-		   (writer->segments[count + 1].prev_end_lsn <= needed_lsn ||
-			(max_bytes > 0 && bytes > max_bytes)))
-		bytes -= writer->segments[count++].bytes;
+		   (writer->segments[count + 1].prev_txn_lsn <= needed_lsn || count < beyond))
+		count++;
 	return count;
 }
 

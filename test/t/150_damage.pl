@@ -78,12 +78,12 @@ sub damage
 }
 
 damage('a changed byte', sub { change_bytes($_[2], 5000) }, qr/The checksum is wrong/);
-damage('a changed length', sub { change_bytes($_[2], 52 + 5) }, qr/The checksum is wrong|cannot be used/);
+damage('a changed length', sub { change_bytes($_[2], 60 + 5) }, qr/The checksum is wrong|cannot be used/);
 damage('a changed last byte', sub { change_bytes($_[2], -1) }, qr/The checksum is wrong/);
 damage('a changed header', sub { change_bytes($_[2], 30) }, qr/The checksum of its header is wrong|is lost/);
 damage('another magic number', sub { change_bytes($_[2], 0) }, qr/It is not a change log segment|is lost/);
 damage('a segment cut short', sub { truncate($_[2], 10000) or die $! }, qr/It ends inside a frame/);
-damage('a segment cut to its header', sub { truncate($_[2], 52) or die $! }, qr/Its end is missing|does not continue/);
+damage('a segment cut to its header', sub { truncate($_[2], 60) or die $! }, qr/Its end is missing|does not continue/);
 damage('an empty segment', sub { truncate($_[2], 0) or die $! }, qr/Its header is not complete|is lost/);
 damage('a missing segment', sub { unlink($_[2]) or die $! }, qr/is lost|has lost its position/);
 damage('a segment of another place', sub { system('cp', $_[1], $_[2]) and die }, qr/Its number is not that of its name|is lost/);
@@ -136,7 +136,7 @@ sub torn
 	return;
 }
 torn('a torn end', sub { truncate($_[0], (-s $_[0]) - 77) or die $! }, qr/It ends inside a frame\. The log ends at/);
-torn('half a frame at the end', sub { append_to_file($_[0], slurp_file($_[0]) =~ s/^.{52}(.{300}).*$/$1/sr) },
+torn('half a frame at the end', sub { append_to_file($_[0], slurp_file($_[0]) =~ s/^.{60}(.{300}).*$/$1/sr) },
 	qr/cutting 300 bytes off/);
 torn('zeroes at the end', sub { append_to_file($_[0], "\0" x 8192) }, qr/cutting 8192 bytes off/);
 torn('a changed byte near the end', sub { change_bytes($_[0], -100) }, qr/The checksum is wrong\. The log ends at/);
