@@ -105,6 +105,18 @@
 #define fanout_change_tuple(decoded) (&(decoded)->tuple)
 #endif
 
+#include "access/xact.h"
+#include "replication/snapbuild.h"
+
+/* 16 also says what the commit record has. */
+#if PG_VERSION_NUM >= 160000
+#define fanout_snapbuild_commit(builder, lsn, xid, xinfo) \
+	SnapBuildCommitTxn((builder), (lsn), (xid), 0, NULL, (xinfo))
+#else
+#define fanout_snapbuild_commit(builder, lsn, xid, xinfo) \
+	SnapBuildCommitTxn((builder), (lsn), (xid), 0, NULL)
+#endif
+
 #include "utils/rel.h"
 
 /* 16 calls the file of a relation by other names. */

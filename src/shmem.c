@@ -245,7 +245,6 @@ leader_stream_reset(LeaderStream *stream)
 	pg_atomic_write_u32(&stream->log_trust, LOG_TRUSTED);
 	stream->failed_lsn = InvalidXLogRecPtr;
 	stream->failures = 0;
-	stream->new_slot_lsn = InvalidXLogRecPtr;
 	pg_atomic_write_u64(&stream->flush_request, 0);
 	pg_atomic_write_u64(&stream->async_commit_lsn, 0);
 	pg_atomic_write_u32(&stream->decoder_asleep, 0);

@@ -105,7 +105,6 @@ typedef struct LeaderStream
 	/* Of decoders, one after the other: how many failed with the slot confirmed up to there. */
 	XLogRecPtr	failed_lsn;
 	int			failures;
-	XLogRecPtr	new_slot_lsn;	/* where the slot that one of them made reads WAL from at first */
 
 	/* WAL that somebody wants flushed so that it gets decoded; the decoder does. */
 	pg_atomic_uint64 flush_request;

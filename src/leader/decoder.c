@@ -34,6 +34,7 @@
 #include "replication/slot.h"
 #include "storage/ipc.h"
 #include "utils/guc.h"
+#include "utils/inval.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
@@ -169,36 +170,12 @@ disk_is_full(LeaderStream *stream)
 }
 
 /*
- * A slot that was made while others changed the schema can be one whose first transactions are
- * decoded with a wrong idea of the catalogs: the server (seen on 15.20, 17.12 and 18.6) misses a
- * change that began before it had looked at all transactions and was committed afterwards.  That is so for
- * good as long as decoding starts where it did at first, and it is always an internal error.
- */
-static bool
-slot_may_be_bad(const LeaderStream *stream, const ErrorData *error)
-{
-	return error->sqlerrcode == ERRCODE_INTERNAL_ERROR &&
-		MyReplicationSlot->data.restart_lsn == stream->new_slot_lsn;
-}
-
-static void
-go_on_without(LeaderStream *stream, const char *detail)
-{
-	ereport(WARNING,
-			(errmsg("stream \"%s\" goes on without what can't be decoded, and its followers copy again",
-					NameStr(stream->name)),
-			 errdetail_internal("%s", detail)));
-	give_up_log(stream, LOG_NEW_SLOT);
-	stream->failures = 0;
-}
-
-/*
  * The decoder has failed.  If it does so again and again without getting any further, what
  * its slot holds back is bounded as the log is: past that, the next decoder begins with a
  * new slot, and the followers copy again.
  */
 static void
-limit_failures(LeaderStream *stream, const ErrorData *error)
+limit_failures(LeaderStream *stream)
 {
 	XLogRecPtr	confirmed;
 	uint64		wal_mb;
@@ -208,18 +185,19 @@ limit_failures(LeaderStream *stream, const ErrorData *error)
 	confirmed = MyReplicationSlot->data.confirmed_flush;
 	stream->failures = confirmed == stream->failed_lsn ? stream->failures + 1 : 1;
 	stream->failed_lsn = confirmed;
-	if (stream->failures < MAX_FAILURES)
+	if (stream->failures < MAX_FAILURES || fanout_max_retention < 0)
 		return;
 	wal_mb = (GetFlushRecPtr(NULL) - MyReplicationSlot->data.restart_lsn) / (1024 * 1024);
-	if (fanout_max_retention >= 0 && wal_mb >= Max(fanout_max_retention, 1))
-		go_on_without(stream,
-					  psprintf("Decoding the changes after %X/%X has failed %d times in a row, and holds back "
-							   UINT64_FORMAT " MB of WAL, as much as \"fanout.max_retention\" allows.",
-							   LSN_FORMAT_ARGS(confirmed), stream->failures, wal_mb));
-	else if (slot_may_be_bad(stream, error))
-		go_on_without(stream,
-					  psprintf("Decoding the changes after %X/%X has failed %d times in a row with a slot that has just been made.",
-							   LSN_FORMAT_ARGS(confirmed), stream->failures));
+	if (wal_mb < Max(fanout_max_retention, 1))
+		return;
+	ereport(WARNING,
+			(errmsg("stream \"%s\" goes on without what can't be decoded, and its followers copy again",
+					NameStr(stream->name)),
+			 errdetail("Decoding the changes after %X/%X has failed %d times in a row, and holds back "
+					   UINT64_FORMAT " MB of WAL, as much as \"fanout.max_retention\" allows.",
+					   LSN_FORMAT_ARGS(confirmed), stream->failures, wal_mb)));
+	give_up_log(stream, LOG_NEW_SLOT);
+	stream->failures = 0;
 }
 
 /* Keep the error for the views; it goes on to the server log. */
@@ -236,7 +214,7 @@ keep_error(LeaderStream *stream)
 	set_state(stream, STREAM_FAILED);
 	if (error->sqlerrcode == ERRCODE_DISK_FULL)
 		disk_is_full(stream);
-	limit_failures(stream, error);
+	limit_failures(stream);
 	MemoryContextSwitchTo(oldcontext);
 }
 
@@ -325,6 +303,8 @@ decode(Decoder *decoder)
 										   .segment_close = wal_segment_close),
 								NULL, NULL, NULL);
 	ctx->output_writer_private = &decoder->state;
+	/* What was read until now is of this moment, not of the one that is decoded. */
+	InvalidateSystemCaches();
 	set_state(decoder->state.stream, STREAM_STREAMING);
 
 	XLogBeginRead(ctx->reader, MyReplicationSlot->data.restart_lsn);
@@ -340,6 +320,7 @@ decode(Decoder *decoder)
 							LSN_FORMAT_ARGS(ctx->reader->EndRecPtr),
 							error ? error : "no record")));
 		sequences_note(ctx->reader);
+		early_commits_note(ctx);
 		LogicalDecodingProcessRecord(ctx, ctx->reader);
 
 		/* The reader's buffers live in the current context; decoding changes it. */

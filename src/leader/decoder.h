@@ -1,11 +1,13 @@
 /*
  * decoder.h
  *		What the parts of a decoder process share: the loop (decoder.c), waiting
- *		for WAL (wal_reader.c), handing over to senders (publish.c) and upkeep of
- *		log and slot (retention.c).
+ *		for WAL (wal_reader.c), handing over to senders (publish.c), upkeep of
+ *		log and slot (retention.c) and a new slot's first snapshot (early_commits.c).
  */
 #ifndef FANOUT_DECODER_H
 #define FANOUT_DECODER_H
+
+#include "replication/logical.h"
 
 #include "leader/leader.h"
 
@@ -65,5 +67,11 @@ extern long decoder_progress_wait(const Decoder *decoder, long limit);
  */
 extern void retention_start(Decoder *decoder);
 extern void retention_upkeep(Decoder *decoder, bool force);
+
+/*
+ * early_commits.c: before the server decodes the record that its reader is at.  Does nothing
+ * once it has a snapshot.
+ */
+extern void early_commits_note(LogicalDecodingContext *ctx);
 
 #endif							/* FANOUT_DECODER_H */

@@ -93,7 +93,6 @@ slot_acquire_or_create(LeaderStream *stream)
 	if (slot_exists(name) && acquire_slot(name))
 		return false;
 	create_slot(name);
-	stream->new_slot_lsn = MyReplicationSlot->data.restart_lsn;
 	return true;
 }
 

@@ -1,5 +1,5 @@
-# A slot that is made while others change the schema: the server takes a table for missing
-# that was being made when it began to look.  Another slot is made then.
+# A slot that is made while others change the schema: what commits while the server finds its first
+# snapshot is in the snapshots that the first transactions are decoded with.
 use strict;
 use warnings FATAL => 'all';
 use lib 'lib';
@@ -7,41 +7,81 @@ use Fanout;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $leader = new_server('leader', 'fanout.retry_interval = 100ms', 'autovacuum = off');
-my $follower = new_follower('follower', 'fanout.retry_interval = 100ms');
-$leader->safe_psql('postgres', 'CREATE EXTENSION pg_fanout; CREATE TABLE other (id int PRIMARY KEY)');
-my ($old, $making, $writing) = map { $leader->background_psql('postgres', on_error_die => 1) } 1 .. 3;
+my @settings = ('autovacuum = off', 'max_prepared_transactions = 5', 'fanout.retry_interval = 100ms');
+my $leader = new_server('leader', @settings);
+my $follower = new_server('follower', @settings);
+my $log_from;
 
 # Messages of the server's: it has seen what runs; what ran then has ended; what runs since can be decoded.
 sub until_found
 {
 	my ($what) = @_;
-	wait_until("\"$what\"", sub { slurp_file($leader->logfile) =~ /logical decoding found $what/ });
+	wait_until("\"$what\"", sub { slurp_file($leader->logfile, $log_from) =~ /logical decoding found $what/ });
 	return;
 }
 
-$old->query_safe('BEGIN; SELECT pg_current_xact_id()');
-$leader->safe_psql('postgres', q{SELECT fanout.create_stream('app')});
-until_found('initial starting point');
-$making->query_safe('BEGIN; CREATE TABLE t (id int PRIMARY KEY)');
-$old->query_safe('COMMIT');
-until_found('initial consistent point');
-$writing->query_safe('BEGIN; INSERT INTO other VALUES (1)');
-$making->query_safe('COMMIT');
-$writing->query_safe('INSERT INTO t VALUES (1)');
-until_found('consistent point');
-$writing->query_safe('COMMIT');
-$_->quit for $old, $making, $writing;
+# Each table gets a column at another moment; tables are made and published at some, too.
+my @tables = qw(early sub prepared late joins made);
 
-wait_until('the stream to go on', sub {
-		my $lsn = $leader->safe_psql('postgres', 'SELECT fanout.flush_wal()');
-		$leader->safe_psql('postgres', "SELECT state = 'streaming' AND decoded_lsn >= '$lsn' FROM fanout.streams") eq 't' });
-pass('what can not be decoded is left behind');
-follow($follower, $leader);
-wait_for_copy($follower);
-$leader->safe_psql('postgres', 'INSERT INTO t VALUES (2); INSERT INTO other VALUES (2)');
-all_equal('a follower has it all', $leader, $follower);
-is($follower->safe_psql('postgres', 'SELECT count(*) FROM t'), '2', '... also what was written at first');
+sub changed_meanwhile
+{
+	my ($db, $publications) = @_;
+	my $named = $publications ne '';
+	$Fanout::database = $db;
+	$_->safe_psql('postgres', "CREATE DATABASE $db") for $leader, $follower;
+	$_->safe_psql($db, 'CREATE EXTENSION pg_fanout') for $leader, $follower;
+	$leader->safe_psql($db, join ';', 'CREATE TABLE other (id int PRIMARY KEY)',
+		(map { "CREATE TABLE $_ (id int PRIMARY KEY)" } @tables[ 0 .. 4 ]),
+		'CREATE PUBLICATION pub FOR TABLE early, sub, prepared, late');
+	my ($old, $oldest, $changing, $writing) = map { $leader->background_psql($db, on_error_die => 1) } 1 .. 4;
+	$log_from = -s $leader->logfile;
+
+	# The first step waits for one transaction.
+	$old->query_safe('BEGIN; SELECT pg_current_xact_id()');
+	$leader->safe_psql($db, "SELECT fanout.create_stream('app'$publications)");
+	until_found('initial starting point');
+	$oldest->query_safe('BEGIN; SELECT pg_current_xact_id()');
+	$leader->safe_psql($db, 'ALTER TABLE early ADD c int');
+	$leader->safe_psql($db, "BEGIN; ALTER TABLE prepared ADD c int; PREPARE TRANSACTION '$db'");
+	$changing->query_safe('BEGIN; ALTER TABLE late ADD c int; ALTER TABLE joins ADD c int;'
+		  . ' CREATE TABLE made (id int PRIMARY KEY, c int); ALTER PUBLICATION pub ADD TABLE joins, made');
+	$old->query_safe('SAVEPOINT s; ALTER TABLE sub ADD c int; RELEASE s; COMMIT');
+
+	# The second one for those that have begun meanwhile.
+	until_found('initial consistent point');
+	$writing->query_safe('BEGIN; INSERT INTO other VALUES (1)');
+	$changing->query_safe('COMMIT');
+	$leader->safe_psql($db, "COMMIT PREPARED '$db'");
+	$oldest->query_safe('COMMIT');
+	until_found('consistent point');
+
+	# From here on all that commits is in the stream.
+	follow($follower, $leader);
+	wait_for_copy($follower);
+	$writing->query_safe("INSERT INTO $_ VALUES (1, 42)") for @tables;
+	$writing->query_safe('COMMIT');
+	$leader->safe_psql($db, join ';', map { "INSERT INTO $_ VALUES (2, 43)" } @tables);
+	$_->quit for $old, $oldest, $changing, $writing;
+	wait_for_catchup($leader, $follower);
+	is($follower->safe_psql($db, "SELECT string_agg(id || ' ' || c, ',' ORDER BY id) FROM $_"), '1 42,2 43',
+		"$db: table \"$_\"") for @tables;
+
+	# Another decoder finds its first snapshot in the same way.
+	my $pid = $leader->safe_psql($db, 'SELECT decoder_pid FROM fanout.streams');
+	$leader->safe_psql($db, "SELECT pg_terminate_backend($pid)");
+	wait_until('another decoder', sub {
+			$leader->safe_psql($db, "SELECT decoder_pid <> $pid AND state = 'streaming' FROM fanout.streams") eq 't' });
+	$leader->safe_psql($db, join ';', map { "INSERT INTO $_ VALUES (3, 44)" } @tables);
+	wait_for_catchup($leader, $follower);
+	is($follower->safe_psql($db, "SELECT string_agg(c::text, ',' ORDER BY id) FROM $_"), '42,43,44',
+		"$db: table \"$_\" with another decoder") for @tables;
+	is($leader->safe_psql($db, 'SELECT last_error FROM fanout.streams'), '', "$db: no error");
+	return;
+}
+
+changed_meanwhile('whole', '');
+changed_meanwhile('named', q{, '{pub}'});
+unlike(slurp_file($leader->logfile), qr/goes on without/, 'one slot was enough');
 
 $_->stop for $follower, $leader;
 done_testing();
