@@ -133,6 +133,7 @@ _PG_init(void)
 	ddl_capture_init();
 	drop_extension_init();
 	commit_token_init();
+	own_publication_init();
 	guard_init();
 	control_init();
 	read_bound_init();

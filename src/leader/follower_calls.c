@@ -115,7 +115,8 @@ fanout_stream_info(PG_FUNCTION_ARGS)
 /* ---------- stream_tables ---------- */
 
 /*
- * One row per table of the publications in $1.  A table that several of them
+ * One row per table of the publications in $1, or per table if $2: such a stream
+ * does not go by its publication.  A table that several of them
  * publish has the columns of all, and a row filter only when all have one.  A
  * partition goes under the name of its topmost ancestor that is published
  * itself.  Generated columns are not sent.  Rows and bytes of a partitioned
@@ -127,7 +128,12 @@ static const char *const stream_tables_query =
 "    FROM pg_publication_tables p"
 "    JOIN pg_namespace n ON n.nspname = p.schemaname"
 "    JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = p.tablename"
-"    WHERE p.pubname = ANY ($1) AND n.nspname <> '" FANOUT_SCHEMA "'"
+"    WHERE NOT $2 AND p.pubname = ANY ($1) AND n.nspname <> '" FANOUT_SCHEMA "'"
+"    UNION ALL"
+"    SELECT c.oid, n.nspname, c.relname, c.reltuples, NULL, NULL"
+"    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+"    WHERE $2 AND pg_relation_is_publishable(c.oid) AND c.relkind = 'r'"
+"      AND n.nspname <> '" FANOUT_SCHEMA "'"
 "), merged AS ("
 "    SELECT relid, nspname, relname, max(reltuples) AS reltuples,"
 "           CASE WHEN count(*) = count(rowfilter)"
@@ -139,7 +145,8 @@ static const char *const stream_tables_query =
 "             WHERE a.attrelid = relid AND a.attnum > 0"
 "               AND NOT a.attisdropped AND a.attgenerated = ''"
 "               AND EXISTS (SELECT FROM published p"
-"                           WHERE p.relid = a.attrelid AND a.attname = ANY (p.attnames))"
+"                           WHERE p.relid = a.attrelid"
+"                             AND ($2 OR a.attname = ANY (p.attnames)))"
 "             ORDER BY a.attnum),"
 "       row_filter,"
 "       coalesce(leaf.rows, greatest(reltuples, 0)::bigint),"
@@ -160,8 +167,8 @@ Datum
 fanout_stream_tables(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	Oid			types[] = {NAMEARRAYOID};
-	Datum		values[1];
+	Oid			types[] = {NAMEARRAYOID, BOOLOID};
+	Datum		values[2];
 	OwnTables	state;
 	StreamRow  *row;
 
@@ -170,6 +177,7 @@ fanout_stream_tables(PG_FUNCTION_ARGS)
 	InitMaterializedSRF(fcinfo, 0);
 
 	values[0] = name_array_datum(row->publications);
+	values[1] = BoolGetDatum(row->own_publication);
 	own_tables_begin(&state);
 	if (SPI_execute_with_args(stream_tables_query, lengthof(types), types, values, NULL,
 							  false, 0) != SPI_OK_SELECT)

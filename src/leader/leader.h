@@ -77,6 +77,16 @@ extern char *stream_follower_names(const StreamRow *row);
 
 extern void drop_extension_init(void);
 
+/* ---------- own_publication.c: that of a stream of every table ---------- */
+
+extern void own_publication_init(void);
+
+/* Make it, for a superuser; returns its name. */
+extern char *own_publication_create(const char *stream);
+
+/* The stream's row is gone by now. */
+extern void own_publication_drop(const char *publication);
+
 /* ---------- stream_grant.c ---------- */
 
 /* By name, or fail unless the user may follow it. */

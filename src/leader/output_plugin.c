@@ -33,6 +33,7 @@
 
 #include "compat.h"
 #include "leader/ddl.h"
+#include "leader/decoder.h"
 #include "leader/publication.h"
 #include "leader/sequence.h"
 #include "own_tables.h"
@@ -287,7 +288,7 @@ static void
 decode_row(Plugin *plugin, DecoderState *state, ReorderBufferTXN *txn,
 		   Relation relation, ReorderBufferChange *change)
 {
-	PublishedRelation *rel = publication_lookup(relation, state->row->publications);
+	PublishedRelation *rel = publication_lookup(relation);
 	TupleTableSlot *oldslot = NULL;
 	TupleTableSlot *newslot = NULL;
 	OldRowKind	oldkind;
@@ -324,7 +325,7 @@ decode_row(Plugin *plugin, DecoderState *state, ReorderBufferTXN *txn,
 
 /* Those of the tables that a stream's publications publish, with their families. */
 static List *
-published_of(DecoderState *state, ArrayType *relations)
+published_of(ArrayType *relations)
 {
 	List	   *published = NIL;
 	ListCell   *lc;
@@ -335,7 +336,7 @@ published_of(DecoderState *state, ArrayType *relations)
 
 		if (!RelationIsValid(rel))
 			continue;
-		if (publication_publishes(rel, state->row->publications))
+		if (publication_publishes(rel))
 			published = list_concat_unique_oid(published, published_family(lfirst_oid(lc)));
 		RelationClose(rel);
 	}
@@ -404,7 +405,7 @@ decode_schema_change(Plugin *plugin, DecoderState *state, ReorderBufferTXN *txn,
 	if ((flags & STATEMENT_SCRIPT_END) != 0)
 		return;
 	if (!state->row->own_publication)
-		relids = published_of(state, DatumGetArrayTypeP(values[Anum_schema_change_relations - 1]));
+		relids = published_of(DatumGetArrayTypeP(values[Anum_schema_change_relations - 1]));
 	if (state->row->own_publication || relids != NIL)
 		write_statement(plugin, state, txn, values, flags, relids);
 }
@@ -430,7 +431,7 @@ plugin_startup(LogicalDecodingContext *ctx, OutputPluginOptions *options, bool i
 	plugin->change_context = AllocSetContextCreate(ctx->context, "pg_fanout change",
 												   ALLOCSET_DEFAULT_SIZES);
 	ctx->output_plugin_private = plugin;
-	publication_start(ctx->context);
+	publication_start(ctx->context, MyDecoder->state.row);
 	published_tables_start(ctx->context);
 }
 
@@ -471,13 +472,13 @@ plugin_change(LogicalDecodingContext *ctx, ReorderBufferTXN *txn, Relation relat
 
 /* A partition that is published as an ancestor is emptied when that is. */
 static int
-truncated_relations(Oid *relids, DecoderState *state, int nrelations, Relation *relations)
+truncated_relations(Oid *relids, int nrelations, Relation *relations)
 {
 	int			count = 0;
 
 	for (int i = 0; i < nrelations; i++)
 	{
-		PublishedRelation *rel = publication_lookup(relations[i], state->row->publications);
+		PublishedRelation *rel = publication_lookup(relations[i]);
 
 		if (rel->actions.pubtruncate && rel->publish_as == rel->relid)
 			relids[count++] = rel->relid;
@@ -490,7 +491,7 @@ decode_truncate(Plugin *plugin, DecoderState *state, ReorderBufferTXN *txn,
 				int nrelations, Relation *relations, ReorderBufferChange *change)
 {
 	Oid		   *relids = palloc(nrelations * sizeof(Oid));
-	int			count = truncated_relations(relids, state, nrelations, relations);
+	int			count = truncated_relations(relids, nrelations, relations);
 	StringInfoData buf;
 	uint8		flags = 0;
 
@@ -501,7 +502,7 @@ decode_truncate(Plugin *plugin, DecoderState *state, ReorderBufferTXN *txn,
 	{
 		if (RelationGetRelid(relations[i]) != relids[next])
 			continue;
-		describe_in_log(state, publication_lookup(relations[i], state->row->publications));
+		describe_in_log(state, publication_lookup(relations[i]));
 		next++;
 	}
 
@@ -556,7 +557,7 @@ write_tables(Plugin *plugin, DecoderState *state, ReorderBufferTXN *txn)
 	StringInfoData encoded;
 
 	initStringInfo(&encoded);
-	if (!state->row->own_publication && published_tables_take(state->row->publications, &encoded))
+	if (!state->row->own_publication && published_tables_take(&encoded))
 		write_body(plugin, state, txn, CHANGE_TABLES, &encoded);
 	MemoryContextSwitchTo(oldcontext);
 	MemoryContextReset(plugin->change_context);

@@ -46,6 +46,7 @@
  */
 static struct
 {
+	const StreamRow *stream;
 	MemoryContext context;
 	HTAB	   *relations;		/* of PublishedRelation */
 	int			invalid;		/* how many of them are not valid */
@@ -156,10 +157,11 @@ register_callbacks(void)
 }
 
 void
-publication_start(MemoryContext parent)
+publication_start(MemoryContext parent, const StreamRow *stream)
 {
 	HASHCTL		ctl;
 
+	cache.stream = stream;
 	cache.context = AllocSetContextCreate(parent, "pg_fanout published relations",
 										  ALLOCSET_DEFAULT_SIZES);
 	cache.list_context = AllocSetContextCreate(cache.context, "pg_fanout publications",
@@ -187,11 +189,45 @@ publication_stop(void)
 
 /* ---------- which publications ---------- */
 
+/* What a stream of every table publishes does not depend on the object that it has made. */
+static Publication *
+of_every_table(void)
+{
+	Publication *publication = palloc0(sizeof(Publication));
+
+	publication->alltables = true;
+	publication->pubactions.pubinsert = true;
+	publication->pubactions.pubupdate = true;
+	publication->pubactions.pubdelete = true;
+	publication->pubactions.pubtruncate = true;
+	return publication;
+}
+
+static List *
+named_publications(void)
+{
+	List	   *publications = NIL;
+	ListCell   *lc;
+
+	foreach(lc, cache.stream->publications)
+	{
+		Publication *publication = GetPublicationByName(lfirst(lc), true);
+
+		if (publication != NULL)
+			publications = lappend(publications, publication);
+		else
+			ereport(WARNING,
+					(errcode(ERRCODE_UNDEFINED_OBJECT),
+					 errmsg("publication \"%s\" does not exist", (char *) lfirst(lc)),
+					 errdetail("The stream goes on without what it published.")));
+	}
+	return publications;
+}
+
 List *
-publication_list(List *names)
+publication_list(void)
 {
 	MemoryContext oldcontext;
-	ListCell   *lc;
 
 	if (cache.list_valid)
 		return cache.publications;
@@ -200,18 +236,8 @@ publication_list(List *names)
 	cache.publications = NIL;
 	cache.list_valid = true;	/* an invalidation from here on counts */
 	oldcontext = MemoryContextSwitchTo(cache.list_context);
-	foreach(lc, names)
-	{
-		Publication *publication = GetPublicationByName(lfirst(lc), true);
-
-		if (publication != NULL)
-			cache.publications = lappend(cache.publications, publication);
-		else
-			ereport(WARNING,
-					(errcode(ERRCODE_UNDEFINED_OBJECT),
-					 errmsg("publication \"%s\" does not exist", (char *) lfirst(lc)),
-					 errdetail("The stream goes on without what it published.")));
-	}
+	cache.publications = cache.stream->own_publication ? list_make1(of_every_table())
+		: named_publications();
 	MemoryContextSwitchTo(oldcontext);
 	return cache.publications;
 }
@@ -538,7 +564,7 @@ build_published(PublishedRelation *rel, Relation relation, List *publications)
 }
 
 static void
-build_entry(PublishedRelation *rel, Relation relation, List *names)
+build_entry(PublishedRelation *rel, Relation relation)
 {
 	RelationFacts facts;
 	List	   *publications;
@@ -553,13 +579,13 @@ build_entry(PublishedRelation *rel, Relation relation, List *names)
 		return;
 
 	gather_facts(&facts, relation);
-	publications = choose_publications(rel, &facts, publication_list(names));
+	publications = choose_publications(rel, &facts, publication_list());
 	if (actions->pubinsert || actions->pubupdate || actions->pubdelete || actions->pubtruncate)
 		build_published(rel, relation, publications);
 }
 
 PublishedRelation *
-publication_lookup(Relation relation, List *names)
+publication_lookup(Relation relation)
 {
 	Oid			relid = RelationGetRelid(relation);
 	PublishedRelation *rel;
@@ -573,7 +599,7 @@ publication_lookup(Relation relation, List *names)
 		cache.invalid++;
 	}
 	if (!rel->valid)
-		build_entry(rel, relation, names);
+		build_entry(rel, relation);
 	return rel;
 }
 
@@ -597,7 +623,7 @@ publication_forget_invalid(void)
 }
 
 bool
-publication_publishes(Relation relation, List *names)
+publication_publishes(Relation relation)
 {
 	RelationFacts facts;
 	ListCell   *lc;
@@ -605,7 +631,7 @@ publication_publishes(Relation relation, List *names)
 	if (!is_publishable_relation(relation) || is_own_table(relation))
 		return false;
 	gather_facts(&facts, relation);
-	foreach(lc, publication_list(names))
+	foreach(lc, publication_list())
 	{
 		Publication *publication = lfirst(lc);
 

@@ -15,6 +15,7 @@
 #include "nodes/execnodes.h"
 #include "utils/relcache.h"
 
+#include "leader/leader.h"
 #include "log/change.h"
 
 /* Row filters may differ by what is done to the row. */
@@ -57,28 +58,31 @@ typedef struct PublishedRelation
 	ExprState  *filters[ROW_ACTIONS];	/* NULL: all rows */
 } PublishedRelation;
 
-/* Start and end of a decoding session; the cache lives in a child of parent. */
-extern void publication_start(MemoryContext parent);
+/*
+ * Start and end of a decoding session for a stream, whose row stays; the cache lives in a
+ * child of parent.
+ */
+extern void publication_start(MemoryContext parent, const StreamRow *stream);
 extern void publication_stop(void);
 
 /*
- * Look up a table that changed, as the publications of these names were at that
+ * Look up a table that changed, as the stream's publications were at that
  * time.  The result is good until the next call.  May leave garbage in the
  * current memory context.
  */
-extern PublishedRelation *publication_lookup(Relation relation, List *names);
+extern PublishedRelation *publication_lookup(Relation relation);
 
 /* Between transactions: tables that come and go leave nothing behind. */
 extern void publication_forget_invalid(void);
 
-/* The publications of these names, List of Publication; good until the next call. */
-extern List *publication_list(List *names);
+/* The stream's publications, List of Publication; good until the next call. */
+extern List *publication_list(void);
 
 /* Was any table or publication touched since this was last asked? */
 extern bool publication_touched(void);
 
 /* Is any change of the table, or of the partitions of a partitioned one, published? */
-extern bool publication_publishes(Relation relation, List *names);
+extern bool publication_publishes(Relation relation);
 
 /* ---------- published_tables.c ---------- */
 
@@ -89,7 +93,7 @@ extern void published_tables_start(MemoryContext parent);
  * At the end of a transaction that is decoded: did it change which tables the publications
  * publish?  Then their list is encoded into buf.
  */
-extern bool published_tables_take(List *names, StringInfo buf);
+extern bool published_tables_take(StringInfo buf);
 
 /* A table with those that it is a part of and those that are parts of it, as oids. */
 extern List *published_family(Oid relid);

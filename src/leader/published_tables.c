@@ -56,13 +56,13 @@ tables_of(Publication *publication)
 
 /* The oids in order, each once. */
 static Oid *
-all_tables(List *names, int *count)
+all_tables(int *count)
 {
 	List	   *relids = NIL;
 	Oid		   *sorted;
 	ListCell   *lc;
 
-	foreach(lc, publication_list(names))
+	foreach(lc, publication_list())
 		relids = list_concat(relids, tables_of(lfirst(lc)));
 	list_sort(relids, list_oid_cmp);
 	list_deduplicate_oid(relids);
@@ -90,12 +90,12 @@ goes_as_ancestor(Oid relid, const Oid *relids, int count)
 }
 
 static List *
-published_tables(List *names)
+published_tables(void)
 {
 	Oid			own_schema = get_namespace_oid(FANOUT_SCHEMA, true);
 	List	   *tables = NIL;
 	int			count;
-	Oid		   *relids = all_tables(names, &count);
+	Oid		   *relids = all_tables(&count);
 
 	for (int i = 0; i < count; i++)
 	{
@@ -115,13 +115,13 @@ published_tables(List *names)
 }
 
 bool
-published_tables_take(List *names, StringInfo buf)
+published_tables_take(StringInfo buf)
 {
 	MemoryContext oldcontext;
 
 	if (!publication_touched())
 		return false;
-	table_list_encode(buf, published_tables(names));
+	table_list_encode(buf, published_tables());
 	if (last != NULL && last->len == buf->len && memcmp(last->data, buf->data, buf->len) == 0)
 		return false;
 

@@ -275,7 +275,7 @@ sequences_note(XLogReaderState *record)
 
 /* Is it of a table that the publications publish? */
 static bool
-is_owned_by_published(Oid relid, List *publications)
+is_owned_by_published(Oid relid)
 {
 	Oid			owner;
 	int32		column;
@@ -288,7 +288,7 @@ is_owned_by_published(Oid relid, List *publications)
 	rel = RelationIdGetRelation(owner);
 	if (!RelationIsValid(rel))
 		return false;
-	result = publication_publishes(rel, publications);
+	result = publication_publishes(rel);
 	RelationClose(rel);
 	return result;
 }
@@ -304,7 +304,7 @@ describe_sequence(const PendingSequence *sequence, Oid relid, const StreamRow *s
 		get_rel_persistence(relid) != RELPERSISTENCE_PERMANENT ||
 		schema == get_namespace_oid(FANOUT_SCHEMA, true))
 		return NULL;
-	if (!stream->own_publication && !is_owned_by_published(relid, stream->publications))
+	if (!stream->own_publication && !is_owned_by_published(relid))
 		return NULL;
 	value = palloc(sizeof(SequenceValue));
 	namestrcpy(&value->nspname, get_namespace_name(schema));

@@ -15,12 +15,9 @@
 #include <signal.h>
 
 #include "access/xact.h"
-#include "catalog/dependency.h"
 #include "catalog/namespace.h"
-#include "catalog/pg_extension.h"
 #include "catalog/pg_publication.h"
 #include "catalog/pg_type.h"
-#include "commands/extension.h"
 #include "commands/publicationcmds.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
@@ -35,8 +32,6 @@
 #include "launcher.h"
 #include "leader/leader.h"
 #include "own_tables.h"
-
-#define OWN_PUBLICATION_PREFIX	"fanout_"
 
 PG_FUNCTION_INFO_V1(fanout_create_stream);
 PG_FUNCTION_INFO_V1(fanout_drop_stream);
@@ -132,65 +127,6 @@ checked_publications(ArrayType *array)
 	return result;
 }
 
-static void
-execute_utility(const char *command)
-{
-	OwnTables	state;
-
-	own_tables_begin(&state);
-	if (SPI_execute(command, false, 0) != SPI_OK_UTILITY)
-		elog(ERROR, "could not execute \"%s\"", command);
-	own_tables_end(&state);
-}
-
-/*
- * Is it there already, as we would make it?  It came with a copy of the database, then:
- * pg_dump has publications, but no streams.
- */
-static bool
-own_publication_exists(const char *publication)
-{
-	Oid			oid = get_publication_oid(publication, true);
-	Publication *pub = OidIsValid(oid) ? GetPublication(oid) : NULL;
-
-	return pub != NULL && pub->alltables && !pub->pubviaroot && pub->pubactions.pubinsert &&
-		pub->pubactions.pubupdate && pub->pubactions.pubdelete && pub->pubactions.pubtruncate;
-}
-
-/* DROP EXTENSION takes it along. */
-static void
-depend_on_extension(const char *publication)
-{
-	ObjectAddress extension = {ExtensionRelationId, get_extension_oid(FANOUT_LIBRARY, false), 0};
-	ObjectAddress object = {PublicationRelationId, get_publication_oid(publication, false), 0};
-
-	recordDependencyOn(&object, &extension, DEPENDENCY_AUTO);
-}
-
-/* Make the publication of a stream of every table; returns its name. */
-static char *
-create_own_publication(const char *stream)
-{
-	char	   *publication = psprintf(OWN_PUBLICATION_PREFIX "%s", stream);
-
-	if (!superuser())
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("must be superuser to stream every table"),
-				 errhint("Name publications that you own.")));
-	if (strlen(publication) >= NAMEDATALEN)
-		ereport(ERROR,
-				(errcode(ERRCODE_NAME_TOO_LONG),
-				 errmsg("stream name \"%s\" is too long", stream),
-				 errdetail("The name of its publication, \"%s\", would exceed %d bytes.",
-						   publication, NAMEDATALEN - 1)));
-	if (!own_publication_exists(publication))
-		execute_utility(psprintf("CREATE PUBLICATION %s FOR ALL TABLES",
-								 quote_identifier(publication)));
-	depend_on_extension(publication);
-	return publication;
-}
-
 static Datum
 name_datum(const char *name)
 {
@@ -260,7 +196,7 @@ fanout_create_stream(PG_FUNCTION_ARGS)
 	leader_stream_require_free();
 
 	if (own_publication)
-		publications = list_make1(create_own_publication(name));
+		publications = list_make1(own_publication_create(name));
 	else
 		publications = checked_publications(PG_GETARG_ARRAYTYPE_P(1));
 
@@ -384,10 +320,8 @@ fanout_drop_stream(PG_FUNCTION_ARGS)
 		check_no_followers(row);
 
 	delete_row(row->id);
-	if (row->own_publication &&
-		OidIsValid(get_publication_oid(linitial(row->publications), true)))
-		execute_utility(psprintf("DROP PUBLICATION %s",
-								 quote_identifier(linitial(row->publications))));
+	if (row->own_publication)
+		own_publication_drop(linitial(row->publications));
 	end_decoder_at_commit(row->id);
 	PG_RETURN_VOID();
 }
