@@ -136,34 +136,3 @@ own_tables_end(OwnTables *state)
 		elog(ERROR, "SPI_finish failed");
 	MemoryContextSwitchTo(state->context);
 }
-
-Datum
-oid_array_datum(List *oids)
-{
-	Datum	   *values = palloc(sizeof(Datum) * (list_length(oids) + 1));
-	int			count = 0;
-	ListCell   *lc;
-
-	foreach(lc, oids)
-		values[count++] = ObjectIdGetDatum(lfirst_oid(lc));
-	return PointerGetDatum(construct_array(values, count, OIDOID, sizeof(Oid), true,
-										   TYPALIGN_INT));
-}
-
-List *
-oid_array_list(ArrayType *array)
-{
-	List	   *oids = NIL;
-	Datum	   *datums;
-	int			count;
-
-	if (array_contains_nulls(array))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("array of OIDs must not contain nulls")));
-	deconstruct_array(array, OIDOID, sizeof(Oid), true, TYPALIGN_INT, &datums, NULL, &count);
-	for (int i = 0; i < count; i++)
-		oids = lappend_oid(oids, DatumGetObjectId(datums[i]));
-	pfree(datums);
-	return oids;
-}

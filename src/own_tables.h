@@ -39,10 +39,4 @@ extern Oid	own_table_oid(const char *name);
  */
 extern void own_table_wait_for_writers(const char *name);
 
-/* An oid[] of a List of oids. */
-extern Datum oid_array_datum(List *oids);
-
-/* The List of an oid[]; fails when one is null. */
-extern List *oid_array_list(ArrayType *array);
-
 #endif							/* FANOUT_OWN_TABLES_H */

@@ -1,89 +1,126 @@
 /*
  * row_hash.c
- *		fanout.row_hash(): a 64-bit hash of a row's bytes.
+ *		A 64-bit hash of a row's bytes.
  *
- * Leader and follower compare tables by it.  Two rows have the same hash if their
- * columns have, one by one, the same value in exactly the same form: numeric 1.0
+ * Leader and follower compare tables by it (table_hash.c).  Two rows have the same hash if
+ * their columns have, one by one, the same value in exactly the same form: numeric 1.0
  * and 1.00 differ, and so do strings that are equal only to a collation.
  *
  * Fixed-width types and strings are hashed as they are; so it is only good
  * between machines of one kind, which followers are anyway.  All other types go through
  * their output functions, so the caller sets what these depend on (DateStyle
- * and the like) to the same on both sides.
+ * and the like) to the same on both sides.  Nothing else of a type is called, so
+ * no code runs but that of superusers: output functions can't be made by others.
  */
 #include "postgres.h"
 
-#include "access/htup_details.h"
+#include "catalog/pg_type.h"
 #include "common/hashfn.h"
-#include "funcapi.h"
-#include "miscadmin.h"
+#include "common/jsonapi.h"
+#include "utils/builtins.h"
+#include "utils/json.h"
 #include "utils/lsyscache.h"
-#include "utils/typcache.h"
 
 #include "log/change.h"
-
-PG_FUNCTION_INFO_V1(fanout_row_hash);
+#include "row_hash.h"
 
 typedef struct HashedColumn
 {
-	char		form;			/* COLUMN_FIXED, COLUMN_VARLENA, or by its output */
+	AttrNumber	attnum;
+	char	   *name;
+	Oid			typid;			/* the base type of a domain */
+	bool		as_text;		/* the other side has another type */
+	char		form;			/* COLUMN_FIXED, COLUMN_VARLENA, or COLUMN_TEXT for all others */
 	int16		typlen;
 	bool		typbyval;
 	FmgrInfo	output;
 } HashedColumn;
 
-/* What is known of the type of the rows; kept in fn_extra. */
-typedef struct HashedRow
+struct RowHash
 {
-	Oid			typid;
-	int32		typmod;
-	TupleDesc	desc;
-	HashedColumn *columns;
-	Datum	   *values;
-	bool	   *isnull;
-	MemoryContext context;		/* reset with each row */
-} HashedRow;
+	int			natts;
+	HashedColumn columns[FLEXIBLE_ARRAY_MEMBER];
+};
+
+static bool
+list_has(List *names, const char *name)
+{
+	ListCell   *lc;
+
+	foreach(lc, names)
+	{
+		if (strcmp(lfirst(lc), name) == 0)
+			return true;
+	}
+	return false;
+}
+
+static Form_pg_attribute
+find_column(TupleDesc desc, const char *name)
+{
+	for (int i = 0; i < desc->natts; i++)
+	{
+		Form_pg_attribute attr = TupleDescAttr(desc, i);
+
+		if (!attr->attisdropped && strcmp(NameStr(attr->attname), name) == 0)
+			return attr;
+	}
+	ereport(ERROR,
+			(errcode(ERRCODE_UNDEFINED_COLUMN),
+			 errmsg("column \"%s\" does not exist", name)));
+}
 
 static void
-prepare_column(HashedColumn *column, Form_pg_attribute attr, MemoryContext context)
+prepare_column(HashedColumn *column, Form_pg_attribute attr, bool as_text)
 {
+	char		form = column_form_for_type(attr->atttypid);
 	Oid			output;
 	bool		isvarlena;
 
-	column->form = column_form_for_type(attr->atttypid);
+	column->attnum = attr->attnum;
+	column->name = pstrdup(NameStr(attr->attname));
+	column->typid = getBaseType(attr->atttypid);
+	column->as_text = as_text;
 	column->typlen = attr->attlen;
 	column->typbyval = attr->attbyval;
-	if (column->form == COLUMN_FIXED || column->form == COLUMN_VARLENA)
-		return;
+	column->form = !as_text && (form == COLUMN_FIXED || form == COLUMN_VARLENA) ? form
+		: COLUMN_TEXT;
 	getTypeOutputInfo(attr->atttypid, &output, &isvarlena);
-	fmgr_info_cxt(output, &column->output, context);
+	fmgr_info(output, &column->output);
 }
 
-static HashedRow *
-prepare_row(Oid typid, int32 typmod, MemoryContext parent)
+RowHash *
+row_hash_prepare(TupleDesc desc, List *columns, List *text_columns)
 {
-	MemoryContext context = AllocSetContextCreate(parent, "pg_fanout row hash",
-												  ALLOCSET_SMALL_SIZES);
-	MemoryContext oldcontext = MemoryContextSwitchTo(context);
-	HashedRow  *row = palloc0(sizeof(HashedRow));
-	int			natts;
+	RowHash    *row = palloc0(offsetof(RowHash, columns) +
+							  sizeof(HashedColumn) * list_length(columns));
+	ListCell   *lc;
 
-	row->typid = typid;
-	row->typmod = typmod;
-	row->desc = lookup_rowtype_tupdesc_copy(typid, typmod);
-	natts = row->desc->natts;
-	row->columns = palloc0(sizeof(HashedColumn) * Max(natts, 1));
-	row->values = palloc(sizeof(Datum) * Max(natts, 1));
-	row->isnull = palloc(sizeof(bool) * Max(natts, 1));
-	for (int i = 0; i < natts; i++)
-	{
-		if (!TupleDescAttr(row->desc, i)->attisdropped)
-			prepare_column(&row->columns[i], TupleDescAttr(row->desc, i), context);
-	}
-	row->context = AllocSetContextCreate(context, "pg_fanout hashed row",
-										 ALLOCSET_DEFAULT_SIZES);
-	MemoryContextSwitchTo(oldcontext);
+	foreach(lc, columns)
+		prepare_column(&row->columns[row->natts++], find_column(desc, lfirst(lc)),
+					   list_has(text_columns, lfirst(lc)));
 	return row;
+}
+
+List *
+row_hash_attnums(const RowHash *row)
+{
+	List	   *attnums = NIL;
+
+	for (int i = 0; i < row->natts; i++)
+		attnums = lappend_int(attnums, row->columns[i].attnum);
+	return attnums;
+}
+
+/* As a cast to text has it: without the blanks that fill up a character(n). */
+static char *
+column_text(HashedColumn *column, Datum value)
+{
+	char	   *text = OutputFunctionCall(&column->output, value);
+
+	if (column->as_text && column->typid == BPCHAROID)
+		text[bpchartruelen(text, strlen(text))] = '\0';
+	return text;
 }
 
 static uint64
@@ -102,53 +139,88 @@ hash_column(HashedColumn *column, Datum value, uint64 seed)
 	}
 	else
 	{
-		char	   *text = OutputFunctionCall(&column->output, value);
+		char	   *text = column_text(column, value);
 
 		return hash_bytes_extended((unsigned char *) text, strlen(text), seed);
 	}
 }
 
 /* Each column's hash is the seed of the next one's, so that order and borders count. */
-static uint64
-hash_columns(HashedRow *row)
+uint64
+row_hash(RowHash *row, TupleTableSlot *slot)
 {
 	uint64		hash = 0;
 
-	for (int i = 0; i < row->desc->natts; i++)
+	for (int i = 0; i < row->natts; i++)
 	{
-		if (TupleDescAttr(row->desc, i)->attisdropped)
-			continue;
-		if (row->isnull[i])
+		HashedColumn *column = &row->columns[i];
+		bool		isnull;
+		Datum		value = slot_getattr(slot, column->attnum, &isnull);
+
+		if (isnull)
 			hash = hash_combine64(hash, i + 1);
 		else
-			hash = hash_column(&row->columns[i], row->values[i], hash + 1);
+			hash = hash_column(column, value, hash + 1);
 	}
 	return hash;
 }
 
-/* row_hash(row record) RETURNS bigint */
-Datum
-fanout_row_hash(PG_FUNCTION_ARGS)
+/* Numbers are numbers in JSON, too, but for those that it does not know. */
+static bool
+is_json_as_it_is(const HashedColumn *column, const char *text)
 {
-	HeapTupleHeader header = PG_GETARG_HEAPTUPLEHEADER(0);
-	Oid			typid = HeapTupleHeaderGetTypeId(header);
-	int32		typmod = HeapTupleHeaderGetTypMod(header);
-	HashedRow  *row = fcinfo->flinfo->fn_extra;
-	HeapTupleData tuple = {.t_len = HeapTupleHeaderGetDatumLength(header), .t_data = header};
-	MemoryContext oldcontext;
-	uint64		hash;
-
-	check_stack_depth();
-	if (row == NULL || row->typid != typid || row->typmod != typmod)
+	if (column->as_text)
+		return false;
+	switch (column->typid)
 	{
-		row = prepare_row(typid, typmod, fcinfo->flinfo->fn_mcxt);
-		fcinfo->flinfo->fn_extra = row;
+		case INT2OID:
+		case INT4OID:
+		case INT8OID:
+		case FLOAT4OID:
+		case FLOAT8OID:
+		case NUMERICOID:
+			return IsValidJsonNumber(text, strlen(text));
+		case JSONBOID:
+			return true;
+		default:
+			return false;
 	}
+}
 
-	oldcontext = MemoryContextSwitchTo(row->context);
-	heap_deform_tuple(&tuple, row->desc, row->values, row->isnull);
-	hash = hash_columns(row);
-	MemoryContextSwitchTo(oldcontext);
-	MemoryContextReset(row->context);
-	PG_RETURN_INT64((int64) hash);
+static void
+column_json(HashedColumn *column, Datum value, StringInfo json)
+{
+	if (column->typid == BOOLOID && !column->as_text)
+		appendStringInfoString(json, DatumGetBool(value) ? "true" : "false");
+	else
+	{
+		char	   *text = column_text(column, value);
+
+		if (is_json_as_it_is(column, text))
+			appendStringInfoString(json, text);
+		else
+			escape_json(json, text);
+	}
+}
+
+void
+row_hash_json(RowHash *row, TupleTableSlot *slot, StringInfo json)
+{
+	appendStringInfoChar(json, '{');
+	for (int i = 0; i < row->natts; i++)
+	{
+		HashedColumn *column = &row->columns[i];
+		bool		isnull;
+		Datum		value = slot_getattr(slot, column->attnum, &isnull);
+
+		if (i > 0)
+			appendStringInfoString(json, ", ");
+		escape_json(json, column->name);
+		appendStringInfoString(json, ": ");
+		if (isnull)
+			appendStringInfoString(json, "null");
+		else
+			column_json(column, value, json);
+	}
+	appendStringInfoChar(json, '}');
 }

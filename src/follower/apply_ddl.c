@@ -39,6 +39,7 @@
 #include "utils/guc.h"
 #include "utils/memutils.h"
 
+#include "arrays.h"
 #include "compat.h"
 #include "follower/apply_internal.h"
 #include "log/statement.h"

@@ -24,6 +24,7 @@
 #include "executor/spi.h"
 #include "utils/memutils.h"
 
+#include "arrays.h"
 #include "follower/apply_internal.h"
 #include "log/table_list.h"
 #include "own_tables.h"

@@ -55,9 +55,6 @@ extern void ask_about_stream(PGconn *conn, const FollowedRow *row, bool *all_tab
  */
 extern void wait_for_writers(PGconn *conn, const FollowedRow *row, List *relids);
 
-/* An oid[] as a parameter of a query. */
-extern char *oid_array_text(List *relids);
-
 /* In ACCESS SHARE mode: nobody can alter, truncate or drop them.  Takes no snapshot. */
 extern void lock_leader_tables(PGconn *conn, List *tables);
 

@@ -24,6 +24,7 @@
 #include "utils/builtins.h"
 #include "utils/uuid.h"
 
+#include "arrays.h"
 #include "follower/copy.h"
 #include "wire/message.h"
 
@@ -167,21 +168,6 @@ take_snapshot(CopySession *session, const FollowedRow *row)
 		return true;
 	PQclear(leader_query(conn, "ROLLBACK", 0, NULL));
 	return false;
-}
-
-/* An oid[] as a parameter of a query. */
-char *
-oid_array_text(List *relids)
-{
-	StringInfoData text;
-	ListCell   *lc;
-
-	initStringInfo(&text);
-	appendStringInfoChar(&text, '{');
-	foreach(lc, relids)
-		appendStringInfo(&text, "%s%u", foreach_current_index(lc) > 0 ? "," : "", lfirst_oid(lc));
-	appendStringInfoChar(&text, '}');
-	return text.data;
 }
 
 void

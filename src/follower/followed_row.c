@@ -20,6 +20,7 @@
 #include "utils/pg_lsn.h"
 #include "utils/uuid.h"
 
+#include "arrays.h"
 #include "follower/follower.h"
 #include "own_tables.h"
 #include "version.h"

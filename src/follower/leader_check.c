@@ -21,6 +21,7 @@
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 
+#include "arrays.h"
 #include "follower/follower.h"
 #include "wire/machine.h"
 #include "wire/message.h"
@@ -161,17 +162,12 @@ leader_check(CheckedLeader *leader, const char *conninfo, const char *stream)
 void
 leader_check_name(const CheckedLeader *leader, const char *follower, const char *stream)
 {
-	ArrayType  *array = DatumGetArrayTypeP(OidInputFunctionCall(F_ARRAY_IN,
-																leader->followers,
-																NAMEOID, -1));
-	Datum	   *datums;
-	bool	   *nulls;
-	int			count;
+	Datum		names = OidInputFunctionCall(F_ARRAY_IN, leader->followers, NAMEOID, -1);
+	ListCell   *lc;
 
-	deconstruct_array(array, NAMEOID, NAMEDATALEN, false, TYPALIGN_CHAR, &datums, &nulls, &count);
-	for (int i = 0; i < count; i++)
+	foreach(lc, name_array_list(DatumGetArrayTypeP(names)))
 	{
-		if (strcmp(NameStr(*DatumGetName(datums[i])), follower) == 0)
+		if (strcmp(lfirst(lc), follower) == 0)
 			ereport(ERROR,
 					(errcode(ERRCODE_DUPLICATE_OBJECT),
 					 errmsg("stream \"%s\" has a follower named \"%s\" already", stream, follower),

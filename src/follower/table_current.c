@@ -28,6 +28,7 @@
 #include "utils/lsyscache.h"
 #include "utils/snapmgr.h"
 
+#include "arrays.h"
 #include "follower/follower.h"
 #include "own_tables.h"
 

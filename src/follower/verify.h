@@ -28,7 +28,7 @@ typedef struct VerifyResult
 
 /*
  * Compare one table: conn is in a transaction on the leader and this process has an
- * active snapshot, both of the same position.  Needs SPI.
+ * active snapshot, both of the same position.
  */
 extern void verify_compare(PGconn *conn, const VerifyTable *table, VerifyResult *result);
 

@@ -2,7 +2,7 @@
  * verify_table.c
  *		Comparing one table of the leader with its copy here.
  *
- * First both sides count their rows and add up the rows' hashes (fanout.row_hash()).
+ * First both sides count their rows and add up the rows' hashes (table_hash.c).
  * Only if these differ is more done, under the same snapshots: rows are put into
  * buckets by their key's hash, counts and sums of the buckets are compared, and of those
  * that differ, as many as it takes, the rows' keys and hashes are fetched.
@@ -13,54 +13,37 @@
  */
 #include "postgres.h"
 
-#include "access/htup_details.h"
-#include "catalog/pg_class.h"
-#include "executor/spi.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 
+#include "arrays.h"
 #include "follower/verify.h"
+#include "row_hash.h"
 
 #define ROWS_PER_BUCKET	64
 #define MAX_BUCKETS		(1 << 18)
 
-/* The parts of the queries; they differ in "from" only. */
-typedef struct Queries
-{
-	char	   *columns;		/* what is hashed of a row */
-	char	   *key;			/* the key's columns */
-	char	   *from_leader;
-	char	   *from_here;
-} Queries;
-
-/* A row of a result, as text. */
-typedef struct Line
-{
-	char	   *key;			/* a bucket, or a key in JSON */
-	char	   *count;
-	char	   *sum;
-} Line;
-
 typedef struct Lines
 {
-	Line	   *lines;
+	HashLine   *lines;
 	int			count;
+	int			allocated;
+	MemoryContext context;		/* of the lines and their keys */
 } Lines;
 
-/* ---------- parts of queries ---------- */
+/* ---------- columns ---------- */
 
-/* Columns, separated by commas, each as text when the types differ. */
-static char *
-column_list(const VerifyTable *table, List *columns, List *types)
+/* Those of the table's published columns that have another type here. */
+static List *
+columns_of_other_types(const VerifyTable *table, List *types)
 {
-	StringInfoData list;
+	List	   *result = NIL;
 	ListCell   *lc;
 	ListCell   *lc2;
 
-	initStringInfo(&list);
-	forboth(lc, columns, lc2, types)
+	forboth(lc, table->leader->columns, lc2, types)
 	{
 		AttrNumber	attnum = get_attnum(table->relid, lfirst(lc));
 		Oid			typid;
@@ -74,12 +57,10 @@ column_list(const VerifyTable *table, List *columns, List *types)
 							(char *) lfirst(lc), table->leader->nspname,
 							table->leader->relname)));
 		get_atttypetypmodcoll(table->relid, attnum, &typid, &typmod, &collation);
-		appendStringInfo(&list, "%st.%s%s", foreach_current_index(lc) > 0 ? ", " : "",
-						 quote_identifier(lfirst(lc)),
-						 strcmp(format_type_with_typemod(typid, typmod), lfirst(lc2)) == 0
-						 ? "" : "::pg_catalog.text");
+		if (strcmp(format_type_with_typemod(typid, typmod), lfirst(lc2)) != 0)
+			result = lappend(result, lfirst(lc));
 	}
-	return list.data;
+	return result;
 }
 
 /* The names of the leader's key; NIL: none, or not all of it is published. */
@@ -115,123 +96,110 @@ leader_key(PGconn *conn, const CopyTable *table)
 	return key;
 }
 
-static List *
-types_of(List *names, List *columns, List *types)
+static void
+make_request(PGconn *conn, const VerifyTable *table, HashRequest *request)
 {
-	List	   *result = NIL;
-	ListCell   *lc;
+	char		relkind;
 
-	foreach(lc, names)
-	{
-		ListCell   *lc2;
-		ListCell   *lc3;
-
-		forboth(lc2, columns, lc3, types)
-		{
-			if (strcmp(lfirst(lc), lfirst(lc2)) == 0)
-				result = lappend(result, lfirst(lc3));
-		}
-	}
-	return result;
+	request->columns = table->leader->columns;
+	request->text_columns = columns_of_other_types(table,
+												   leader_types(conn, table->leader, &relkind));
+	request->key = leader_key(conn, table->leader);
+	if (request->key == NIL)
+		request->key = request->columns;
 }
 
-static char *
-from_clause(const CopyTable *table, bool only, const char *filter)
+/* ---------- asking both sides ---------- */
+
+static void
+add_line(void *arg, const HashLine *line)
 {
-	return psprintf("FROM %s%s t WHERE (%s)", only ? "ONLY " : "",
-					quote_qualified_identifier(table->nspname, table->relname),
-					filter != NULL ? filter : "true");
+	Lines	   *lines = arg;
+	MemoryContext oldcontext = MemoryContextSwitchTo(lines->context);
+
+	if (lines->lines == NULL || lines->count == lines->allocated)
+	{
+		lines->allocated = Max(lines->allocated * 2, 64);
+		lines->lines = lines->lines == NULL ? palloc(sizeof(HashLine) * lines->allocated)
+			: repalloc_huge(lines->lines, sizeof(HashLine) * lines->allocated);
+	}
+	lines->lines[lines->count] = *line;
+	lines->lines[lines->count++].key = pstrdup(line->key);
+	MemoryContextSwitchTo(oldcontext);
 }
 
 static void
-make_queries(PGconn *conn, const VerifyTable *table, Queries *queries)
+ask_leader(PGconn *conn, const CopyTable *table, const HashRequest *request)
 {
-	CopyTable  *leader = table->leader;
-	char		relkind;
-	List	   *types = leader_types(conn, leader, &relkind);
-	List	   *key = leader_key(conn, leader);
+	const char *params[] = {
+		quote_qualified_identifier(table->nspname, table->relname),
+		name_array_text(request->columns),
+		name_array_text(request->text_columns),
+		name_array_text(request->key),
+		table->row_filter,
+		psprintf("%d", request->buckets),
+		int_array_text(request->chosen),
+	};
 
-	if (key == NIL)
-		key = leader->columns;
-	queries->columns = column_list(table, leader->columns, types);
-	queries->key = column_list(table, key, types_of(key, leader->columns, types));
-	queries->from_leader = from_clause(leader, relkind == RELKIND_RELATION, leader->row_filter);
-	queries->from_here = from_clause(leader, get_rel_relkind(table->relid) == RELKIND_RELATION,
-									 NULL);
+	leader_query_start(conn, "SELECT key_or_bucket, rows, hash FROM fanout.table_hashes($1, $2, $3, $4, $5, $6, $7)",
+					   lengthof(params), params);
 }
 
-/* ---------- running them on both sides ---------- */
+static void
+lines_of_leader(PGconn *conn, Lines *lines)
+{
+	PGresult   *res = leader_query_finish(conn);
+
+	for (int i = 0; i < PQntuples(res); i++)
+	{
+		HashLine	line = {
+			.key = PQgetvalue(res, i, 0),
+			.rows = strtoll(PQgetvalue(res, i, 1), NULL, 10),
+			.hash = (uint64) strtoll(PQgetvalue(res, i, 2), NULL, 10),
+		};
+
+		CHECK_FOR_INTERRUPTS();
+		add_line(lines, &line);
+	}
+	PQclear(res);
+}
 
 static int
 compare_lines(const void *a, const void *b)
 {
-	const Line *x = a;
-	const Line *y = b;
+	const HashLine *x = a;
+	const HashLine *y = b;
 	int			result = strcmp(x->key, y->key);
 
 	if (result == 0)
-		result = strcmp(x->sum, y->sum);
-	return result != 0 ? result : strcmp(x->count, y->count);
-}
-
-static Lines
-lines_of_leader(PGconn *conn)
-{
-	PGresult   *res = leader_query_finish(conn);
-	Lines		result = {.count = PQntuples(res)};
-
-	result.lines = palloc_extended(sizeof(Line) * Max(result.count, 1), MCXT_ALLOC_HUGE);
-	for (int i = 0; i < result.count; i++)
-	{
-		result.lines[i].key = pstrdup(PQgetvalue(res, i, 0));
-		result.lines[i].count = pstrdup(PQgetvalue(res, i, 1));
-		result.lines[i].sum = pstrdup(PQgetvalue(res, i, 2));
-	}
-	PQclear(res);
+		result = x->hash < y->hash ? -1 : x->hash > y->hash;
+	if (result == 0)
+		result = x->rows < y->rows ? -1 : x->rows > y->rows;
 	return result;
 }
 
-static Lines
-lines_of_here(const char *query, MemoryContext context)
-{
-	MemoryContext oldcontext;
-	Lines		result;
-
-	if (SPI_execute(query, true, 0) != SPI_OK_SELECT)
-		elog(ERROR, "could not read the table");
-	oldcontext = MemoryContextSwitchTo(context);
-	result.count = SPI_processed;
-	result.lines = palloc_extended(sizeof(Line) * Max(result.count, 1), MCXT_ALLOC_HUGE);
-	for (int i = 0; i < result.count; i++)
-	{
-		HeapTuple	tuple = SPI_tuptable->vals[i];
-
-		result.lines[i].key = SPI_getvalue(tuple, SPI_tuptable->tupdesc, 1);
-		result.lines[i].count = SPI_getvalue(tuple, SPI_tuptable->tupdesc, 2);
-		result.lines[i].sum = SPI_getvalue(tuple, SPI_tuptable->tupdesc, 3);
-	}
-	MemoryContextSwitchTo(oldcontext);
-	SPI_freetuptable(SPI_tuptable);
-	return result;
-}
-
-/* Both sides at the same time; each result is in order. */
 static void
-run_queries(PGconn *conn, const char *on_leader, const char *here, Lines *leader_lines,
-			Lines *lines_here)
+sort_lines(Lines *lines)
 {
-	MemoryContext context = CurrentMemoryContext;
+	if (lines->count > 0)
+		qsort(lines->lines, lines->count, sizeof(HashLine), compare_lines);
+}
 
-	leader_query_start(conn, on_leader, 0, NULL);
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
-	*lines_here = lines_of_here(here, context);
-	if (SPI_finish() != SPI_OK_FINISH)
-		elog(ERROR, "SPI_finish failed");
-	*leader_lines = lines_of_leader(conn);
+/* Both sides at the same time; each answer is in order. */
+static void
+ask_both(PGconn *conn, const VerifyTable *table, const HashRequest *request,
+		 Lines *of_leader, Lines *here)
+{
+	HashRequest all = *request;
 
-	qsort(leader_lines->lines, leader_lines->count, sizeof(Line), compare_lines);
-	qsort(lines_here->lines, lines_here->count, sizeof(Line), compare_lines);
+	/* The rows that the leader's filter lets through are all that there are here. */
+	all.filter = NULL;
+	*of_leader = *here = (Lines) {.context = CurrentMemoryContext};
+	ask_leader(conn, table->leader, request);
+	table_hashes(table->relid, &all, add_line, here);
+	lines_of_leader(conn, of_leader);
+	sort_lines(of_leader);
+	sort_lines(here);
 }
 
 /* Keys of lines that are on one side only, each once, no more than max. */
@@ -259,23 +227,20 @@ differing_keys(const Lines *a, const Lines *b, int max)
 /* ---------- what is compared ---------- */
 
 static void
-compare_whole(PGconn *conn, const Queries *queries, VerifyResult *result)
+compare_whole(PGconn *conn, const VerifyTable *table, const HashRequest *request,
+			  VerifyResult *result)
 {
-	char	   *select = psprintf("SELECT '' AS key, pg_catalog.count(*),"
-								  " coalesce(pg_catalog.sum(fanout.row_hash(ROW(%s))), 0)",
-								  queries->columns);
-	Lines		leader_lines;
-	Lines		lines_here;
+	Lines		of_leader;
+	Lines		here;
 
-	run_queries(conn, psprintf("%s %s", select, queries->from_leader),
-				psprintf("%s %s", select, queries->from_here), &leader_lines, &lines_here);
-	if (leader_lines.count != 1)
+	ask_both(conn, table, request, &of_leader, &here);
+	if (of_leader.count != 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_PROTOCOL_VIOLATION),
 				 errmsg("unexpected answer from the leader")));
-	result->rows_on_leader = strtoll(leader_lines.lines[0].count, NULL, 10);
-	result->rows_here = strtoll(lines_here.lines[0].count, NULL, 10);
-	result->equal = compare_lines(&leader_lines.lines[0], &lines_here.lines[0]) == 0;
+	result->rows_on_leader = of_leader.lines[0].rows;
+	result->rows_here = here.lines[0].rows;
+	result->equal = compare_lines(&of_leader.lines[0], &here.lines[0]) == 0;
 }
 
 static int
@@ -291,55 +256,38 @@ bucket_count(const VerifyResult *result)
 
 /* Buckets that differ, enough to find so many keys. */
 static List *
-differing_buckets(PGconn *conn, const Queries *queries, const char *bucket)
+differing_buckets(PGconn *conn, const VerifyTable *table, const HashRequest *request)
 {
-	char	   *select = psprintf("SELECT %s, pg_catalog.count(*),"
-								  " pg_catalog.sum(fanout.row_hash(ROW(%s)))",
-								  bucket, queries->columns);
-	Lines		leader_lines;
-	Lines		lines_here;
+	Lines		of_leader;
+	Lines		here;
+	List	   *buckets = NIL;
+	ListCell   *lc;
 
-	run_queries(conn, psprintf("%s %s GROUP BY 1", select, queries->from_leader),
-				psprintf("%s %s GROUP BY 1", select, queries->from_here),
-				&leader_lines, &lines_here);
-	return differing_keys(&leader_lines, &lines_here, VERIFY_MAX_KEYS);
+	ask_both(conn, table, request, &of_leader, &here);
+	foreach(lc, differing_keys(&of_leader, &here, VERIFY_MAX_KEYS))
+		buckets = lappend_int(buckets, atoi(lfirst(lc)));
+	return buckets;
 }
 
 static void
-find_keys(PGconn *conn, const Queries *queries, VerifyResult *result)
+find_keys(PGconn *conn, const VerifyTable *table, HashRequest *request, VerifyResult *result)
 {
-	char	   *bucket = psprintf("fanout.row_hash(ROW(%s)) & %d", queries->key,
-								  bucket_count(result) - 1);
-	List	   *buckets = differing_buckets(conn, queries, bucket);
-	char	   *select = psprintf("SELECT (SELECT pg_catalog.to_jsonb(k) FROM (SELECT %s) k)::pg_catalog.text AS key,"
-								  " pg_catalog.count(*), fanout.row_hash(ROW(%s)) AS hash",
-								  queries->key, queries->columns);
-	StringInfoData rows;
-	Lines		leader_lines;
-	Lines		lines_here;
-	ListCell   *lc;
+	Lines		of_leader;
+	Lines		here;
 
-	initStringInfo(&rows);
-	appendStringInfo(&rows, "AND (%s) = ANY ('{", bucket);
-	/* They come from the other server: nothing but a number gets into our query. */
-	foreach(lc, buckets)
-		appendStringInfo(&rows, "%s%d", foreach_current_index(lc) > 0 ? "," : "",
-						 atoi(lfirst(lc)));
-	appendStringInfoString(&rows, "}'::pg_catalog.int8[]) GROUP BY 1, 3");
-
-	run_queries(conn, psprintf("%s %s %s", select, queries->from_leader, rows.data),
-				psprintf("%s %s %s", select, queries->from_here, rows.data),
-				&leader_lines, &lines_here);
-	result->keys = differing_keys(&leader_lines, &lines_here, VERIFY_MAX_KEYS);
+	request->buckets = bucket_count(result);
+	request->chosen = differing_buckets(conn, table, request);
+	ask_both(conn, table, request, &of_leader, &here);
+	result->keys = differing_keys(&of_leader, &here, VERIFY_MAX_KEYS);
 }
 
 void
 verify_compare(PGconn *conn, const VerifyTable *table, VerifyResult *result)
 {
-	Queries		queries;
+	HashRequest request = {0};
 
-	make_queries(conn, table, &queries);
-	compare_whole(conn, &queries, result);
+	make_request(conn, table, &request);
+	compare_whole(conn, table, &request, result);
 	if (!result->equal)
-		find_keys(conn, &queries, result);
+		find_keys(conn, table, &request, result);
 }

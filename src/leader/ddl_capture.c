@@ -42,6 +42,7 @@
 #include "utils/memutils.h"
 #include "utils/rel.h"
 
+#include "arrays.h"
 #include "leader/ddl.h"
 #include "log/statement.h"
 #include "own_tables.h"

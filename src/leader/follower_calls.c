@@ -24,6 +24,7 @@
 #include "utils/syscache.h"
 #include "utils/uuid.h"
 
+#include "arrays.h"
 #include "compat.h"
 #include "leader/leader.h"
 #include "own_tables.h"

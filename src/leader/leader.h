@@ -55,20 +55,10 @@ extern LogReader *stream_log_reader(const LeaderStream *stream);
 /* Name of the stream's logical slot: fanout_<database oid>_<id>; slot has NAMEDATALEN bytes. */
 extern void stream_slot_name(char *slot, Oid dboid, int32 id);
 
-/*
- * List of char * with the elements of a name[], which are names of publications:
- * a null fails with ERRCODE_NULL_VALUE_NOT_ALLOWED.
- */
-struct ArrayType;
-extern List *name_array_to_list(struct ArrayType *array);
-
 /* ---------- stream.c ---------- */
 
 /* End the stream's decoder, so that the launcher starts another one; does not fail. */
 extern void stream_restart_decoder(int32 id);
-
-/* A name[] of a List of char *. */
-extern Datum name_array_datum(List *names);
 
 /* The registered followers' names for a message; NULL: there are none. */
 extern char *stream_follower_names(const StreamRow *row);

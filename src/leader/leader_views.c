@@ -15,6 +15,7 @@
 #include "utils/pg_lsn.h"
 #include "utils/timestamp.h"
 
+#include "arrays.h"
 #include "compat.h"
 #include "leader/leader.h"
 

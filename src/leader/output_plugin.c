@@ -31,6 +31,7 @@
 #include "utils/rel.h"
 #include "utils/syscache.h"
 
+#include "arrays.h"
 #include "compat.h"
 #include "leader/ddl.h"
 #include "leader/decoder.h"

@@ -45,6 +45,7 @@
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
+#include "arrays.h"
 #include "compat.h"
 #include "leader/leader.h"
 #include "leader/publication.h"

@@ -27,6 +27,7 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 
+#include "arrays.h"
 #include "compat.h"
 #include "hints.h"
 #include "launcher.h"
@@ -109,7 +110,7 @@ checked_publications(ArrayType *array)
 	List	   *result = NIL;
 	ListCell   *lc;
 
-	foreach(lc, name_array_to_list(array))
+	foreach(lc, name_array_list(array))
 	{
 		char	   *name = lfirst(lc);
 
@@ -131,19 +132,6 @@ static Datum
 name_datum(const char *name)
 {
 	return DirectFunctionCall1(namein, CStringGetDatum(name));
-}
-
-Datum
-name_array_datum(List *names)
-{
-	Datum	   *datums = palloc(sizeof(Datum) * (list_length(names) + 1));
-	int			count = 0;
-	ListCell   *lc;
-
-	foreach(lc, names)
-		datums[count++] = name_datum(lfirst(lc));
-	return PointerGetDatum(construct_array(datums, count, NAMEOID, NAMEDATALEN, false,
-										   TYPALIGN_CHAR));
 }
 
 static void

@@ -21,6 +21,7 @@
 #include "utils/fmgroids.h"
 #include "utils/rel.h"
 
+#include "arrays.h"
 #include "hints.h"
 #include "leader/leader.h"
 #include "own_tables.h"
@@ -40,27 +41,6 @@ enum
 	Natts_stream_read = Anum_stream_ddl
 };
 
-List *
-name_array_to_list(ArrayType *array)
-{
-	List	   *names = NIL;
-	Datum	   *datums;
-	bool	   *nulls;
-	int			count;
-
-	deconstruct_array(array, NAMEOID, NAMEDATALEN, false, TYPALIGN_CHAR,
-					  &datums, &nulls, &count);
-	for (int i = 0; i < count; i++)
-	{
-		if (nulls[i])
-			ereport(ERROR,
-					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-					 errmsg("publication name must not be null")));
-		names = lappend(names, pstrdup(NameStr(*DatumGetName(datums[i]))));
-	}
-	return names;
-}
-
 static StreamRow *
 row_from_tuple(HeapTuple tuple, TupleDesc desc)
 {
@@ -78,7 +58,7 @@ row_from_tuple(HeapTuple tuple, TupleDesc desc)
 	row->id = DatumGetInt32(values[Anum_stream_id - 1]);
 	row->name = *DatumGetName(values[Anum_stream_name - 1]);
 	row->publications =
-		name_array_to_list(DatumGetArrayTypePCopy(values[Anum_stream_publications - 1]));
+		name_array_list(DatumGetArrayTypePCopy(values[Anum_stream_publications - 1]));
 	row->own_publication = DatumGetBool(values[Anum_stream_own_publication - 1]);
 	row->owner = DatumGetObjectId(values[Anum_stream_owner - 1]);
 	row->granted = oid_array_list(DatumGetArrayTypePCopy(values[Anum_stream_granted - 1]));

@@ -201,10 +201,12 @@ RETURNS pg_lsn AS 'MODULE_PATHNAME', 'fanout_snapshot_position' LANGUAGE C VOLAT
 COMMENT ON FUNCTION fanout.snapshot_position(name) IS
     'for followers: have this transaction''s later statements see exactly what committed up to the position returned';
 
-CREATE FUNCTION fanout.row_hash(r record)
-RETURNS bigint AS 'MODULE_PATHNAME', 'fanout_row_hash' LANGUAGE C STABLE STRICT PARALLEL SAFE;
-COMMENT ON FUNCTION fanout.row_hash(record) IS
-    'hash of a row''s exact values, for fanout.verify()';
+CREATE FUNCTION fanout.table_hashes(relation regclass, columns name[], text_columns name[], key name[],
+    filter text, buckets integer, chosen integer[],
+    OUT key_or_bucket text, OUT rows bigint, OUT hash bigint)
+RETURNS SETOF record AS 'MODULE_PATHNAME', 'fanout_table_hashes' LANGUAGE C STABLE;
+COMMENT ON FUNCTION fanout.table_hashes(regclass, name[], name[], name[], text, integer, integer[]) IS
+    'for fanout.verify(): numbers of rows and hashes of their exact values, of all of a table, by buckets, or of the rows of chosen buckets';
 
 CREATE FUNCTION fanout.unregister_follower(stream name, follower name, instance uuid,
     sender_pid integer)
@@ -479,6 +481,6 @@ GRANT EXECUTE ON FUNCTION fanout.stream_info(name, integer), fanout.stream_table
     fanout.wait_for_writers(name, oid[]),
     fanout.register_follower(name, name, uuid, uuid, pg_lsn), fanout.flush_wal(),
     fanout.unregister_follower(name, name, uuid, integer), fanout.snapshot_position(name),
-    fanout.row_hash(record) TO fanout_follower;
+    fanout.table_hashes(regclass, name[], name[], name[], text, integer, integer[]) TO fanout_follower;
 GRANT EXECUTE ON PROCEDURE fanout.send_changes(name, name, uuid, pg_lsn, uuid, pg_lsn, integer)
     TO fanout_follower;

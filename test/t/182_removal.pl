@@ -172,11 +172,10 @@ sub set_preload
 # Every function in C, with some value for each argument.
 my $calls = q{SELECT format('%s fanout.%s(%s)', CASE prokind WHEN 'p' THEN 'CALL' ELSE 'SELECT' END, proname,
 		(SELECT string_agg(CASE t WHEN 'record'::regtype THEN 'ROW(1)' WHEN 'uuid'::regtype THEN 'gen_random_uuid()'
-			WHEN 'pg_lsn'::regtype THEN $$'0/0'$$ WHEN 'name[]'::regtype THEN $$'{}'$$ WHEN 'oid[]'::regtype THEN $$'{}'$$
+			WHEN 'pg_lsn'::regtype THEN $$'0/0'$$ WHEN 'name[]'::regtype THEN $$'{}'$$ WHEN 'oid[]'::regtype THEN $$'{}'$$ WHEN 'int[]'::regtype THEN $$'{}'$$
 			WHEN 'bool'::regtype THEN 'false' ELSE $$'1'$$ END || '::' || t::regtype, ', ' ORDER BY n)
 		 FROM unnest(proargtypes) WITH ORDINALITY AS a (t, n)))
 	FROM pg_proc WHERE pronamespace = 'fanout'::regnamespace AND prolang = (SELECT oid FROM pg_language WHERE lanname = 'c')
-	  AND proname <> 'row_hash'
 	ORDER BY 1};
 sub all_fail
 {
