@@ -31,6 +31,7 @@ typedef struct DefaultColumn
 } DefaultColumn;
 
 static EState *estate = NULL;
+static EPQState recheck;		/* valid while estate is */
 static List *open_relations = NIL;	/* of ApplyRelation; list lives in estate */
 
 EState *
@@ -41,9 +42,17 @@ group_estate(void)
 		MemoryContext oldcontext = MemoryContextSwitchTo(TopTransactionContext);
 
 		estate = CreateExecutorState();
+		MemoryContextSwitchTo(estate->es_query_cxt);
+		fanout_eval_plan_qual_init(&recheck, estate);
 		MemoryContextSwitchTo(oldcontext);
 	}
 	return estate;
+}
+
+EPQState *
+group_recheck(void)
+{
+	return &recheck;
 }
 
 static List *
@@ -84,8 +93,9 @@ group_put_defaults(ApplyRelation *relation, TupleTableSlot *slot)
 		DefaultColumn *column = lfirst(lc);
 		int			at = column->attnum - 1;
 
-		slot->tts_values[at] = ExecEvalExpr(column->expr, GetPerTupleExprContext(estate),
-											&slot->tts_isnull[at]);
+		slot->tts_values[at] = ExecEvalExprSwitchContext(column->expr,
+														 GetPerTupleExprContext(estate),
+														 &slot->tts_isnull[at]);
 	}
 }
 
@@ -183,6 +193,7 @@ group_close_relations(void)
 		relation->rel = NULL;
 	}
 	open_relations = NIL;
+	EvalPlanQualEnd(&recheck);
 	ExecResetTupleTable(estate->es_tupleTable, false);
 	FreeExecutorState(estate);
 	estate = NULL;

@@ -53,12 +53,18 @@ row_prepare(ApplyRelation *relation, TupleTableSlot *slot)
 		ExecPartitionCheck(relation->result, slot, group_estate(), true);
 }
 
-/* Store what was gathered; the error of a unique index names the row. */
+/*
+ * Store what was gathered; the error of a unique index names the row.  Unlike the executor, the
+ * table's means leave memory behind.
+ */
 static void
 store_rows(ApplyRelation *relation, const BatchRow *rows, int count)
 {
+	MemoryContext oldcontext = MemoryContextSwitchTo(row_memory());
+
 	table_multi_insert(relation->rel, relation->insert_slots, count,
 					   GetCurrentCommandId(true), 0, relation->bulk);
+	MemoryContextSwitchTo(oldcontext);
 	if (relation->result->ri_NumIndices == 0)
 		return;
 	for (int i = 0; i < count; i++)
@@ -77,7 +83,7 @@ insert_rows(ApplyRelation *relation, const BatchRow *rows, int count)
 	{
 		Size		bytes = 0;
 		int			n = 0;
-		MemoryContext oldcontext = MemoryContextSwitchTo(GetPerTupleMemoryContext(group_estate()));
+		MemoryContext oldcontext = MemoryContextSwitchTo(group_estate()->es_query_cxt);
 
 		CHECK_FOR_INTERRUPTS();
 		for (; n < MAX_ROWS && done + n < count && bytes < MAX_BYTES; n++)

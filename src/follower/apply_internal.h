@@ -122,6 +122,10 @@ extern bool snapshot_sees(const char *snapshot, uint64 xid);
 
 /* apply_group.c: executor state of the running local transaction */
 extern EState *group_estate(void);
+
+/* What the server would look again with at a row that others change: rows are locked before. */
+extern EPQState *group_recheck(void);
+
 extern ApplyRelation *group_open(Oid leader_relid);
 extern void group_open_table(ApplyRelation *relation, Oid relid);
 extern void group_close_relations(void);
@@ -154,6 +158,9 @@ extern void apply_next_command(void);
 
 /* apply_row.c */
 extern void apply_row_change(ApplyRelation *relation, const Change *change);
+
+/* Memory for the values of one row, or of some that are stored together. */
+extern MemoryContext row_memory(void);
 
 /* Its steps.  Slots returned are the relation's own. */
 extern void row_put_new(ApplyRelation *relation, const ColumnValue *row, TupleTableSlot *slot);

@@ -207,9 +207,12 @@ static OpenPartition *
 search(ApplyRelation *root, const Change *change)
 {
 	List	   *branches = NIL;
+	MemoryContext oldcontext = MemoryContextSwitchTo(row_memory());
+	List	   *leaves = leaf_partitions(root->rel, &branches);
 	ListCell   *lc;
 
-	foreach(lc, leaf_partitions(root->rel, &branches))
+	MemoryContextSwitchTo(oldcontext);
+	foreach(lc, leaves)
 	{
 		OpenPartition *partition = open_partition(root, lfirst_oid(lc));
 

@@ -7,6 +7,10 @@
  * leader sends, or by a scan that compares all of them; a row that is not there is an
  * error, since leader and follower then differ.  In a partitioned table the steps are the
  * same, but it is apply_partition.c that takes them.
+ *
+ * The executor is called in the memory of its state, since it keeps there what it looks up for
+ * the first row and uses for all others: the functions of triggers, and what these keep in turn.
+ * Only values are made in the memory that is reset after each row (row_memory()).
  */
 #include "postgres.h"
 
@@ -26,12 +30,20 @@
 #include "compat.h"
 #include "follower/apply_internal.h"
 
+MemoryContext
+row_memory(void)
+{
+	return GetPerTupleMemoryContext(group_estate());
+}
+
 /* ---------- rows to slots ---------- */
 
 /* Of a row to write, or of one that is there already, to search for. */
 static void
 put_columns(ApplyRelation *relation, const ColumnValue *row, TupleTableSlot *slot, bool search)
 {
+	MemoryContext oldcontext = MemoryContextSwitchTo(row_memory());
+
 	for (int i = 0; i < relation->desc->natts; i++)
 	{
 		ColumnInput *input = &relation->inputs[i];
@@ -46,6 +58,7 @@ put_columns(ApplyRelation *relation, const ColumnValue *row, TupleTableSlot *slo
 				(input, &relation->desc->columns[i], &row[i]);
 	}
 	apply_position.column = NULL;
+	MemoryContextSwitchTo(oldcontext);
 }
 
 static void
@@ -173,15 +186,40 @@ row_searched(ApplyRelation *relation, const Change *change)
 	return slot;
 }
 
+/*
+ * Before BEFORE triggers run, the server locks the row.  Were it another version by then, it would
+ * look into the plan, of which there is none, whether that one is wanted, too.
+ */
+static void
+lock_found(ApplyRelation *relation)
+{
+	TM_FailureData failure;
+
+	if (table_tuple_lock(relation->rel, &relation->found_slot->tts_tid, GetActiveSnapshot(),
+						 relation->found_slot, GetCurrentCommandId(false), LockTupleExclusive,
+						 LockWaitBlock, 0, &failure) != TM_Ok)
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("a row of relation \"%s.%s\" was changed on this follower at the same time",
+						relation->desc->nspname, relation->desc->relname)));
+}
+
 bool
 row_find(ApplyRelation *relation, const Change *change)
 {
 	const ColumnValue *row = change->oldkind != OLD_NONE ? change->oldrow : change->newrow;
+	bool		found;
 
 	if (OidIsValid(relation->find_index))
-		return find_by_index(relation, row);
-	(void) row_searched(relation, change);
-	return find_by_scan(relation, row);
+		found = find_by_index(relation, row);
+	else
+	{
+		(void) row_searched(relation, change);
+		found = find_by_scan(relation, row);
+	}
+	if (found && relation->triggers)
+		lock_found(relation);
+	return found;
 }
 
 void
@@ -213,6 +251,7 @@ changed_columns(ApplyRelation *relation, TupleTableSlot *row)
 	TupleTableSlot *found = relation->found_slot;
 	TupleDesc	tupdesc = RelationGetDescr(relation->rel);
 	Bitmapset  *columns = NULL;
+	MemoryContext oldcontext = MemoryContextSwitchTo(row_memory());
 
 	slot_getallattrs(found);
 	slot_getallattrs(row);
@@ -227,6 +266,7 @@ changed_columns(ApplyRelation *relation, TupleTableSlot *row)
 													att->attbyval, att->attlen)))
 			columns = bms_add_member(columns, att->attnum - FirstLowInvalidHeapAttributeNumber);
 	}
+	MemoryContextSwitchTo(oldcontext);
 	return columns;
 }
 
@@ -236,7 +276,6 @@ row_update(ApplyRelation *relation, TupleTableSlot *row)
 {
 	EState	   *estate = group_estate();
 	Bitmapset **updated = fanout_updated_columns(estate, relation->result->ri_RangeTableIndex);
-	EPQState	epqstate;
 
 	if (relation->plain_update)
 	{
@@ -245,21 +284,15 @@ row_update(ApplyRelation *relation, TupleTableSlot *row)
 	}
 	if (relation->triggers)
 		*updated = changed_columns(relation, row);
-	fanout_eval_plan_qual_init(&epqstate, estate);
-	ExecSimpleRelationUpdate(relation->result, estate, &epqstate, relation->found_slot, row);
-	EvalPlanQualEnd(&epqstate);
+	ExecSimpleRelationUpdate(relation->result, estate, group_recheck(), relation->found_slot, row);
 	*updated = NULL;
 }
 
 void
 row_delete(ApplyRelation *relation)
 {
-	EState	   *estate = group_estate();
-	EPQState	epqstate;
-
-	fanout_eval_plan_qual_init(&epqstate, estate);
-	ExecSimpleRelationDelete(relation->result, estate, &epqstate, relation->found_slot);
-	EvalPlanQualEnd(&epqstate);
+	ExecSimpleRelationDelete(relation->result, group_estate(), group_recheck(),
+							 relation->found_slot);
 }
 
 void
@@ -291,8 +324,8 @@ apply_row_change(ApplyRelation *relation, const Change *change)
 {
 	EState	   *estate = group_estate();
 	/* A partition may have triggers of its own. */
-	bool		triggers = relation->rel->trigdesc != NULL || relation->partitions != NULL;
-	MemoryContext oldcontext = MemoryContextSwitchTo(GetPerTupleMemoryContext(estate));
+	bool		triggers = relation->result->ri_TrigDesc != NULL || relation->partitions != NULL;
+	MemoryContext oldcontext = MemoryContextSwitchTo(estate->es_query_cxt);
 
 	estate->es_output_cid = GetCurrentCommandId(true);
 	if (triggers)
