@@ -33,6 +33,7 @@
 #include "launcher.h"
 #include "own_tables.h"
 #include "shmem.h"
+#include "transaction.h"
 
 #define LOCK_TIMEOUT	"10s"
 
@@ -46,7 +47,7 @@ connectable_databases(MemoryContext context)
 	SysScanDesc scan;
 	HeapTuple	tuple;
 
-	StartTransactionCommand();
+	fanout_start_transaction();
 	rel = table_open(DatabaseRelationId, AccessShareLock);
 	scan = systable_beginscan(rel, InvalidOid, false, NULL, 0, NULL);
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
@@ -141,7 +142,7 @@ fanout_discovery_main(Datum dboid)
 	BackgroundWorkerInitializeConnectionByOid(DatumGetObjectId(dboid), InvalidOid, 0);
 	SetConfigOption("lock_timeout", LOCK_TIMEOUT, PGC_SUSET, PGC_S_OVERRIDE);
 
-	StartTransactionCommand();
+	fanout_start_transaction();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	make_hints(HINT_STREAM, "stream");
 	make_hints(HINT_FOLLOWED, "followed_stream");

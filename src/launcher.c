@@ -41,6 +41,7 @@
 #include "follower/history.h"
 #include "launcher.h"
 #include "shmem.h"
+#include "transaction.h"
 
 #define FIRST_RETRY_MS		100
 #define SCAN_INTERVAL_MS	10000
@@ -282,7 +283,7 @@ database_exists(Oid dboid)
 {
 	bool		exists;
 
-	StartTransactionCommand();
+	fanout_start_transaction();
 	exists = SearchSysCacheExists1(DATABASEOID, ObjectIdGetDatum(dboid));
 	CommitTransactionCommand();
 	return exists;

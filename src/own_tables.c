@@ -31,6 +31,7 @@
 #include "utils/lsyscache.h"
 
 #include "own_tables.h"
+#include "transaction.h"
 
 /*
  * The oid of one of our tables; InvalidOid when the extension is not in this database.  A
@@ -58,7 +59,7 @@ is_running(VirtualTransactionId vxid)
 {
 	bool		ended;
 
-	StartTransactionCommand();
+	fanout_start_transaction();
 	ended = VirtualXactLock(vxid, false);
 	CommitTransactionCommand();
 	return !ended;
@@ -99,7 +100,7 @@ own_table_wait_for_writers(const char *name)
 	MemoryContext oldcontext = CurrentMemoryContext;
 	Oid			relid;
 
-	StartTransactionCommand();
+	fanout_start_transaction();
 	relid = own_table_oid(name);
 	if (OidIsValid(relid))
 		LockRelationOid(relid, ShareLock);

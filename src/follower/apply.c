@@ -38,6 +38,7 @@
 #include "follower/local_table.h"
 #include "follower/table_activity.h"
 #include "own_tables.h"
+#include "transaction.h"
 
 ApplyPosition apply_position;
 
@@ -110,7 +111,7 @@ apply_start(FollowedStream *stream, const FollowedRow *row)
 	 * The xid is a barrier: a snapshot that sees it finished sees all that the copy
 	 * and earlier workers did.
 	 */
-	StartTransactionCommand();
+	fanout_start_transaction();
 	applier.local_xid = fanout_full_xid(GetTopTransactionId());
 	PushActiveSnapshot(GetTransactionSnapshot());
 	relation_map_init(row);
@@ -128,7 +129,7 @@ apply_start(FollowedStream *stream, const FollowedRow *row)
 static void
 begin_group(void)
 {
-	StartTransactionCommand();
+	fanout_start_transaction();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	applier.in_group = true;
 	applier.changes = 0;

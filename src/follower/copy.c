@@ -38,6 +38,7 @@
 
 #include "follower/copy.h"
 #include "follower/local_table.h"
+#include "transaction.h"
 
 /* ---------- transactions and rows ---------- */
 
@@ -48,7 +49,7 @@ begin_step(const char *activity)
 {
 	pgstat_report_activity(STATE_RUNNING, activity);
 	step_context = CurrentMemoryContext;
-	StartTransactionCommand();
+	fanout_start_transaction();
 	PushActiveSnapshot(GetTransactionSnapshot());
 }
 

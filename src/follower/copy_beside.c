@@ -49,6 +49,7 @@
 #include "follower/copy.h"
 #include "follower/local_table.h"
 #include "launcher.h"
+#include "transaction.h"
 
 extern PGDLLEXPORT void fanout_copier_main(Datum arg);
 
@@ -190,7 +191,7 @@ copy_beside(FollowedStream *stream, FollowedRow *row)
 
 	if (read_copier(stream, &owner) != 0 && owner != MyProcPid)
 		copier_end(stream);
-	StartTransactionCommand();
+	fanout_start_transaction();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	MemoryContextSwitchTo(oldcontext);
 	pending = any_in_state(row->id, TABLE_PENDING);
@@ -206,7 +207,7 @@ copy_beside(FollowedStream *stream, FollowedRow *row)
 		started = start_copier(row);
 	if (!started)
 	{
-		StartTransactionCommand();
+		fanout_start_transaction();
 		PushActiveSnapshot(GetTransactionSnapshot());
 		copy_before_streaming(row->id);
 		PopActiveSnapshot();
@@ -440,7 +441,7 @@ copy_pending(int32 followed_id)
 	char	   *snapshot = NULL;
 	ListCell   *lc;
 
-	StartTransactionCommand();
+	fanout_start_transaction();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	MemoryContextSwitchTo(context);
 	row = followed_row_by_id(followed_id);

@@ -36,6 +36,7 @@
 
 #include "follower/copy.h"
 #include "own_tables.h"
+#include "transaction.h"
 
 /* ---------- which statements are run ---------- */
 
@@ -483,7 +484,7 @@ finish_schema(const FollowedRow *row)
 	List	   *statements;
 	ListCell   *lc;
 
-	StartTransactionCommand();
+	fanout_start_transaction();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	MemoryContextSwitchTo(oldcontext);
 	statements = deferred_statements(row, true);
@@ -493,7 +494,7 @@ finish_schema(const FollowedRow *row)
 	if (statements == NIL)
 		return;
 
-	StartTransactionCommand();
+	fanout_start_transaction();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	foreach(lc, statements)
 		run_unless_gone(lfirst(lc));

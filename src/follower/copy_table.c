@@ -30,6 +30,7 @@
 #include "follower/copy.h"
 #include "follower/local_table.h"
 #include "own_tables.h"
+#include "transaction.h"
 
 /* ---------- the query ---------- */
 
@@ -277,7 +278,7 @@ copy_table(const FollowedRow *row, PGconn *conn, CopyTable *table, Oid relid,
 
 	error_context_stack = &callback;
 	copy_source_init(conn, check);
-	StartTransactionCommand();
+	fanout_start_transaction();
 	rel = try_table_open(relid, RowExclusiveLock);
 	PushActiveSnapshot(GetTransactionSnapshot());
 	number = wanted_copy(row, relid);	/* not of a table that the stream has dropped */

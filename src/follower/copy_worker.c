@@ -36,6 +36,7 @@
 #include "follower/copy.h"
 #include "follower/local_table.h"
 #include "launcher.h"
+#include "transaction.h"
 
 /* What the helpers share. */
 typedef struct CopyQueue
@@ -104,7 +105,7 @@ copy_from_queue(const FollowedRow *row, PGconn *conn, CopyQueue *queue, List *ta
 			CopyTable  *table = lfirst(lc);
 			Oid			local;
 
-			StartTransactionCommand();
+			fanout_start_transaction();
 			local = local_table_find(table->nspname, table->relname, NoLock, true);
 			CommitTransactionCommand();
 			if (local == relid)
@@ -188,7 +189,7 @@ end_helpers(int code, Datum arg)
 void
 copy_wait_for_helpers(int32 followed_id)
 {
-	StartTransactionCommand();
+	fanout_start_transaction();
 	lock_helpers(followed_id, ExclusiveLock, false);
 	CommitTransactionCommand();
 }
@@ -202,7 +203,7 @@ pending_relids(const FollowedRow *row, const CopySession *session)
 	List	   *followed;
 	ListCell   *lc;
 
-	StartTransactionCommand();
+	fanout_start_transaction();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	MemoryContextSwitchTo(context);
 	followed = followed_tables(row->id);
@@ -283,7 +284,7 @@ help(const CopyHelper *helper, CopyQueue *queue)
 	PGresult   *res;
 	char	   *snapshot;
 
-	StartTransactionCommand();
+	fanout_start_transaction();
 	lock_helpers(helper->followed_id, ShareLock, true);
 	PushActiveSnapshot(GetTransactionSnapshot());
 	MemoryContextSwitchTo(context);

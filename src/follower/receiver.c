@@ -31,6 +31,7 @@
 
 #include "follower/follower.h"
 #include "follower/hold.h"
+#include "transaction.h"
 #include "wire/message.h"
 
 /* A group is committed at the latest when it has so many. */
@@ -91,7 +92,7 @@ note_leader(Receiver *receiver, const char *era)
 		return;
 	/* How far beyond our transactions the leader's WAL went is not known of this life of it. */
 	positions_rewind(receiver->stream, apply_last_lsn());
-	StartTransactionCommand();
+	fanout_start_transaction();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	followed_row_set_era(receiver->row->id, era);
 	PopActiveSnapshot();

@@ -30,6 +30,7 @@
 #include "follower/table_activity.h"
 #include "launcher.h"
 #include "own_tables.h"
+#include "transaction.h"
 #include "wire/message.h"
 
 static FollowedStream *my_stream = NULL;
@@ -86,7 +87,7 @@ read_row(int32 id)
 {
 	FollowedRow *row = NULL;
 
-	StartTransactionCommand();
+	fanout_start_transaction();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	if (OidIsValid(own_table_oid("followed_stream")))
 	{
@@ -108,7 +109,7 @@ forget_stream(const Hint *hint)
 	if (stream != NULL)
 		copier_end(stream);
 	followed_origin_name(origin, hint->dboid, hint->id);
-	StartTransactionCommand();
+	fanout_start_transaction();
 	replorigin_drop_by_name(origin, true, false);
 	/* Without the hint nobody would look for it again after a crash. */
 	ForceSyncCommit();
@@ -154,7 +155,7 @@ setup_origin(const FollowedRow *row)
 	if (replorigin_session_origin != InvalidRepOriginId)
 		return;
 	followed_origin_name(name, MyDatabaseId, row->id);
-	StartTransactionCommand();
+	fanout_start_transaction();
 	node = replorigin_by_name(name, true);
 	if (node == InvalidRepOriginId)
 		node = replorigin_create(name);
@@ -278,7 +279,7 @@ after_error(const ErrorData *error)
 static void
 change_next_try(int32 id, NextTry next)
 {
-	StartTransactionCommand();
+	fanout_start_transaction();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	next(id);
 	PopActiveSnapshot();

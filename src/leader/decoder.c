@@ -43,6 +43,7 @@
 #include "leader/decoder.h"
 #include "leader/sequence.h"
 #include "own_tables.h"
+#include "transaction.h"
 
 /* Handed to the kernel at the latest when so much waits for it. */
 #define PUBLISH_BYTES	(64 * 1024)
@@ -75,7 +76,7 @@ read_row(int32 id)
 	StreamRow  *row = NULL;
 	MemoryContext oldcontext = CurrentMemoryContext;
 
-	StartTransactionCommand();
+	fanout_start_transaction();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	MyDecoder->state.stream_table = own_table_oid("stream");
 	MyDecoder->state.schema_change_table = own_table_oid("schema_change");

@@ -51,6 +51,7 @@
 #include "leader/publication.h"
 #include "leader/sequence.h"
 #include "own_tables.h"
+#include "transaction.h"
 
 PG_FUNCTION_INFO_V1(fanout_stream_sequences);
 
@@ -240,7 +241,7 @@ sequences_start(void)
 	MemoryContext context = CurrentMemoryContext;
 
 	pending = hash_create("pg_fanout sequences", 64, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
-	StartTransactionCommand();
+	fanout_start_transaction();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	note_all_sequences();
 	PopActiveSnapshot();

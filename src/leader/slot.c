@@ -21,6 +21,7 @@
 
 #include "compat.h"
 #include "leader/decoder.h"
+#include "transaction.h"
 
 static bool
 slot_exists(const char *name)
@@ -144,7 +145,7 @@ slot_drop_orphans(void)
 	{
 		bool		orphan;
 
-		StartTransactionCommand();
+		fanout_start_transaction();
 		PushActiveSnapshot(GetTransactionSnapshot());
 		orphan = stream_row_by_id(ids[i]) == NULL;
 		PopActiveSnapshot();
