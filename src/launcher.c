@@ -230,6 +230,7 @@ static void
 note_worker_ended(Launch *launch, slock_t *mutex, WorkerInfo *info, TimestampTz now)
 {
 	int			failures;
+	int			least;
 	int			pause;
 
 	pfree(launch->handle);
@@ -239,9 +240,11 @@ note_worker_ended(Launch *launch, slock_t *mutex, WorkerInfo *info, TimestampTz 
 	if (TimestampDifferenceExceeds(launch->started_at, now, 2 * fanout_retry_interval))
 		info->failures = 0;
 	failures = info->failures++;
+	least = info->pause_ms;
+	info->pause_ms = 0;
 	SpinLockRelease(mutex);
 
-	pause = Min(fanout_retry_interval, FIRST_RETRY_MS << Min(failures, 16));
+	pause = Max(least, Min(fanout_retry_interval, FIRST_RETRY_MS << Min(failures, 16)));
 	launch->retry_at = TimestampTzPlusMilliseconds(now, pause);
 }
 

@@ -357,6 +357,8 @@ followed_stream_reset(FollowedStream *stream)
 	stream->last_applied_at = 0;
 	stream->fine_next = 0;
 	stream->coarse_next = 0;
+	stream->alone_until = InvalidXLogRecPtr;
+	stream->failed_after = InvalidXLogRecPtr;
 	pg_atomic_write_u32(&stream->ask_now, 0);
 	pg_atomic_write_u64(&stream->settled_xid, 0);
 	pg_atomic_write_u32(&stream->reread, 0);

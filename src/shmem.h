@@ -39,6 +39,7 @@ typedef struct WorkerInfo
 	pid_t		pid;			/* 0: not running */
 	int			procno;			/* index into ProcGlobal->allProcs, -1: none */
 	int			failures;		/* failed starts in a row, for the back-off */
+	int			pause_ms;		/* after this failure at least so long */
 	TimestampTz stopped_at;		/* when it last ended */
 	TimestampTz last_error_at;	/* 0: never */
 	char		last_error[FANOUT_ERROR_LEN];
@@ -212,6 +213,10 @@ typedef struct FollowedStream
 	uint64		coarse_next;
 	AsOf		fine[AS_OF_FINE];
 	AsOf		coarse[AS_OF_COARSE];
+
+	/* What the last error took back: see apply_failed(). */
+	XLogRecPtr	alone_until;	/* up to here, transactions are committed one by one */
+	XLogRecPtr	failed_after;	/* what had been applied by then */
 
 	/* Somebody has the follower stand still: see follower/hold.c. */
 	pid_t		hold_pid;		/* 0: nobody */

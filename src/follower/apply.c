@@ -17,7 +17,9 @@
  * may be newer than that: until the stream has passed it they are ahead.
  *
  * All changes of a group see one snapshot's rows and those of the commands before
- * them.  Any error ends the worker, and with it the group.
+ * them.  Any error ends the worker, and with it the group.  The transactions of that group are
+ * then committed one by one, so that those before the one that fails are applied, once, and it alone
+ * is tried again.
  */
 #include "postgres.h"
 
@@ -50,6 +52,13 @@ typedef struct LocalCommit
 	XLogRecPtr	leader_lsn;
 } LocalCommit;
 
+/*
+ * A transaction that fails again is not tried before so many times as long as it took have passed,
+ * but after MAX_PAUSE_MS at the latest: what it wrote each time is left to VACUUM.
+ */
+#define PAUSE_FACTOR	10
+#define MAX_PAUSE_MS	600000
+
 /* More commits than this are waiting for their flush: the newest are merged. */
 #define MAX_LOCAL_COMMITS	1024
 
@@ -70,6 +79,7 @@ static struct
 	Change		change;
 
 	XLogRecPtr	applied_lsn;	/* committed here */
+	XLogRecPtr	alone_until;	/* up to here each transaction is a group of its own */
 	uint64		applied_seq;
 	uint64		local_xid;
 
@@ -106,6 +116,9 @@ apply_start(FollowedStream *stream, const FollowedRow *row)
 	applier.applied_lsn = replorigin_session_get_progress(true);
 	applier.copy_lsn = row->copy_lsn;
 	applier.durable_lsn = applier.applied_lsn;
+	SpinLockAcquire(&stream->mutex);
+	applier.alone_until = stream->alone_until;
+	SpinLockRelease(&stream->mutex);
 
 	/*
 	 * The xid is a barrier: a snapshot that sees it finished sees all that the copy
@@ -264,6 +277,24 @@ apply_commit_group(void)
 	applier.changes = 0;
 	applier.transactions = 0;
 	pgstat_report_stat(false);
+}
+
+void
+apply_failed(void)
+{
+	FollowedStream *stream = applier.stream;
+	long		spent;
+
+	if (!applier.in_group)
+		return;
+	spent = TimestampDifferenceMilliseconds(GetCurrentTransactionStartTimestamp(),
+											GetCurrentTimestamp());
+	SpinLockAcquire(&stream->mutex);
+	if (applier.transactions == 0 && stream->failed_after == applier.applied_lsn)
+		stream->worker.pause_ms = Min(Min(spent, MAX_PAUSE_MS) * PAUSE_FACTOR, MAX_PAUSE_MS);
+	stream->failed_after = applier.applied_lsn;
+	stream->alone_until = Max(stream->alone_until, applier.received_lsn);
+	SpinLockRelease(&stream->mutex);
 }
 
 /* ---------- tables that are behind ---------- */
@@ -467,7 +498,7 @@ end_transaction(void)
 	applier.last = apply_position.txn;
 	applier.transactions++;
 	/* What the schema change made may not be used before it is committed (enum values). */
-	if (applier.ends_group)
+	if (applier.ends_group || applier.last.end_lsn <= applier.alone_until)
 		apply_commit_group();
 	applier.ends_group = false;
 }

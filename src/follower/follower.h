@@ -233,6 +233,12 @@ extern void apply_frame(const Frame *frame);
  */
 extern void apply_commit_group(void);
 
+/*
+ * In PG_CATCH(): the local transaction, if there is one, is to be undone.  Its transactions of the
+ * leader are committed one by one when they come again.
+ */
+extern void apply_failed(void);
+
 /* Number of row changes and of whole transactions that wait for apply_commit_group(). */
 extern uint64 apply_pending_changes(void);
 extern uint64 apply_pending_transactions(void);

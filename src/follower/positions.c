@@ -116,6 +116,8 @@ positions_reset(FollowedStream *stream, FollowState state)
 	stream->applied_seq = 0;
 	stream->fine_next = 0;
 	stream->coarse_next = 0;
+	stream->alone_until = InvalidXLogRecPtr;
+	stream->failed_after = InvalidXLogRecPtr;
 	SpinLockRelease(&stream->mutex);
 	ConditionVariableBroadcast(&stream->changed);
 }

@@ -297,6 +297,7 @@ keep_error(int32 id)
 	MemoryContextSwitchTo(TopMemoryContext);
 	error = CopyErrorData();
 	next = after_error(error);
+	apply_failed();
 	initStringInfo(&text);
 	appendStringInfoString(&text, error->message ? error->message : "unknown error");
 	if (error->detail)
