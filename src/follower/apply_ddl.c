@@ -3,7 +3,8 @@
  *		A schema change of the leader, made here.
  *
  * The statement runs within the local transaction, in its place among the row
- * changes, as the role that ran it on the leader and with the parameters it had there.
+ * changes, as the role that ran it on the leader, at the time and with the parameters that
+ * it had there.
  * The group of transactions ends with the leader's transaction: values of an enum may
  * not be used before they are committed.
  *
@@ -19,9 +20,14 @@
  * While the statement runs, an object access hook tells which relations it makes,
  * alters and drops, by whatever way.  Afterwards fanout.followed_table is brought
  * up to date, so that the guard covers a new table at once.
+ *
+ * What it made may have got other names here than on the leader.  Those follow in a change of
+ * their own (STATEMENT_MADE), when the leader has run it; until then, at most to the end of the
+ * leader's transaction, what was made is remembered.
  */
 #include "postgres.h"
 
+#include "access/parallel.h"
 #include "access/xact.h"
 #include "catalog/namespace.h"
 #include "catalog/objectaccess.h"
@@ -43,6 +49,7 @@
 #include "compat.h"
 #include "follower/apply_internal.h"
 #include "log/statement.h"
+#include "made.h"
 #include "own_tables.h"
 
 static struct
@@ -55,7 +62,21 @@ static struct
 	List	   *altered;		/* oids of relations with a new or altered column */
 	List	   *touched;		/* oids of relations that were altered at all */
 	bool		schemas_touched;
+	List	   *noted;			/* see made.h; in made_context */
+
+	/* Statements of the leader's transaction whose names may be to come. */
+	MemoryContext made_context;
+	uint64		made_xid;
+	List	   *ran;			/* of RanStatement */
 } ddl;
+
+typedef struct RanStatement
+{
+	uint32		number;
+	char	   *role;
+	char	   *text;
+	List	   *noted;
+} RanStatement;
 
 static object_access_hook_type prev_object_access = NULL;
 
@@ -78,6 +99,8 @@ note_relation(ObjectAccessType access, Oid relid, int column)
 static void
 watch_objects(ObjectAccessType access, Oid class_id, Oid object_id, int sub_id, void *arg)
 {
+	MemoryContext oldcontext;
+
 	if (prev_object_access)
 		prev_object_access(access, class_id, object_id, sub_id, arg);
 	if (!ddl.running ||
@@ -89,6 +112,9 @@ watch_objects(ObjectAccessType access, Oid class_id, Oid object_id, int sub_id, 
 		ddl.schemas_touched = true;
 	if (class_id == RelationRelationId)
 		note_relation(access, object_id, sub_id);
+	oldcontext = MemoryContextSwitchTo(ddl.made_context);
+	ddl.noted = made_note(ddl.noted, access, class_id, object_id, sub_id);
+	MemoryContextSwitchTo(oldcontext);
 }
 
 void
@@ -98,6 +124,8 @@ apply_ddl_init(const FollowedRow *row)
 	{
 		ddl.context = AllocSetContextCreate(TopMemoryContext, "pg_fanout schema change",
 											ALLOCSET_DEFAULT_SIZES);
+		ddl.made_context = AllocSetContextCreate(TopMemoryContext, "pg_fanout made objects",
+												 ALLOCSET_DEFAULT_SIZES);
 		prev_object_access = object_access_hook;
 		object_access_hook = watch_objects;
 	}
@@ -121,6 +149,20 @@ set_parameter(const char *name, const char *value)
 {
 	(void) set_config_option(name, value, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0,
 							 false);
+}
+
+/*
+ * What now() and 'now' mean.  Some constants are read once, and kept in the schema: defaults and
+ * checks, bounds of partitions, views.  The server has such a function for its parallel workers.
+ */
+static void
+set_time(TimestampTz transaction, TimestampTz statement)
+{
+	int			worker_number = ParallelWorkerNumber;
+
+	ParallelWorkerNumber = 0;
+	SetParallelStartTimestamps(transaction, statement);
+	ParallelWorkerNumber = worker_number;
 }
 
 /*
@@ -239,6 +281,7 @@ run_planned(const SchemaStatement *statement, PlannedStmt *planned)
 		differing = altered_tree(planned->utilityStmt);
 	if (!adapt_statement(planned->utilityStmt))
 		return NIL;
+	adapt_roles(planned->utilityStmt, statement->session_role);
 	run_utility(planned, statement->text);
 	return differing;
 }
@@ -281,6 +324,8 @@ run_statement(SchemaStatement *statement)
 	Oid			user;
 	int			sec_context;
 	int			nestlevel;
+	TimestampTz transaction_at = GetCurrentTransactionStartTimestamp();
+	TimestampTz statement_at = GetCurrentStatementStartTimestamp();
 	List	   *differing;
 
 	error_context_stack = &callback;
@@ -288,11 +333,13 @@ run_statement(SchemaStatement *statement)
 	nestlevel = NewGUCNestLevel();
 	become_role(statement_role(statement), sec_context);
 	set_parameters(statement);
+	set_time(statement->transaction_at, statement->statement_at);
 
 	ddl.running = true;
 	differing = run_text(statement);
 	ddl.running = false;
 
+	set_time(transaction_at, statement_at);
 	SetUserIdAndSecContext(user, sec_context);
 	/* What the statement's code has set goes, too. */
 	AtEOXact_GUC(false, nestlevel);
@@ -423,6 +470,66 @@ came_with_schema(const SchemaStatement *statement, const LogTxn *txn)
 	return came && !lacks;
 }
 
+/* What was made of a statement is remembered until its names come. */
+static void
+remember_made(const SchemaStatement *statement)
+{
+	MemoryContext oldcontext = MemoryContextSwitchTo(ddl.made_context);
+	RanStatement *ran = palloc(sizeof(RanStatement));
+
+	ran->number = statement->number;
+	ran->role = pstrdup(statement->role);
+	ran->text = pstrdup(statement->text);
+	ran->noted = ddl.noted;
+	ddl.ran = lappend(ddl.ran, ran);
+	MemoryContextSwitchTo(oldcontext);
+}
+
+/* Those of an earlier transaction will not come any more. */
+static void
+forget_made(uint64 xid)
+{
+	if (ddl.made_xid == xid && ddl.ran != NIL)
+		return;
+	MemoryContextReset(ddl.made_context);
+	ddl.ran = NIL;
+	ddl.made_xid = xid;
+}
+
+/* It was often the last one; a statement that came with the schema is not found. */
+static RanStatement *
+take_ran(uint32 number)
+{
+	for (int i = list_length(ddl.ran) - 1; i >= 0; i--)
+	{
+		RanStatement *ran = list_nth(ddl.ran, i);
+
+		if (ran->number == number)
+		{
+			ddl.ran = list_delete_nth_cell(ddl.ran, i);
+			return ran;
+		}
+	}
+	return NULL;
+}
+
+static void
+take_names(const SchemaStatement *statement)
+{
+	RanStatement *ran = take_ran(statement->number);
+	SchemaStatement named = *statement;
+	ErrorContextCallback callback = {error_context_stack, statement_context, &named};
+
+	if (ran == NULL)
+		return;
+	group_close_relations();
+	named.role = ran->role;
+	named.text = ran->text;
+	error_context_stack = &callback;
+	made_take_names(made_describe(ran->noted), made_from_strings(statement->made));
+	error_context_stack = callback.previous;
+}
+
 /* Returns false when there was nothing to do. */
 bool
 apply_statement(const Change *change, const LogTxn *txn)
@@ -434,7 +541,10 @@ apply_statement(const Change *change, const LogTxn *txn)
 	MemoryContextReset(ddl.context);
 	oldcontext = MemoryContextSwitchTo(ddl.context);
 	statement = statement_decode(change->body, change->body_len);
-	if (came_with_schema(statement, txn))
+	forget_made(txn->xid);
+	if (statement->flags & STATEMENT_MADE)
+		take_names(statement);
+	if ((statement->flags & STATEMENT_MADE) || came_with_schema(statement, txn))
 	{
 		MemoryContextSwitchTo(oldcontext);
 		return false;
@@ -446,8 +556,10 @@ apply_statement(const Change *change, const LogTxn *txn)
 	ddl.touched = NIL;
 	ddl.tables_changed = false;
 	ddl.schemas_touched = false;
+	ddl.noted = NIL;
 
 	differing = run_statement(statement);
+	remember_made(statement);
 	/* A table that was not logged until now has no row yet. */
 	ddl.created = list_concat(ddl.created, differing);
 	if (ddl.tables_changed || differing != NIL)

@@ -233,6 +233,12 @@ extern void apply_ddl_init(const FollowedRow *row);
 extern bool apply_statement(const Change *change, const LogTxn *txn);
 extern bool adapt_statement(Node *stmt);
 
+/* adapt_roles.c: SESSION_USER in it means that role. */
+extern void adapt_roles(Node *stmt, char *session_role);
+
+/* made_names.c: what was made here gets the names of what the leader made of the same; lists of MadeObject. */
+extern void made_take_names(List *here, List *theirs);
+
 /* apply_error.c */
 extern void apply_error_context(void *arg);
 extern char *apply_describe_key(const ApplyRelation *relation, const Change *change);

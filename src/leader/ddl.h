@@ -2,7 +2,8 @@
  * ddl.h
  *		What the files of the capture of schema changes share.
  *
- * ddl_capture.c watches statements and writes them down; ddl_filter.c says whether a
+ * ddl_capture.c watches statements and has ddl_write.c write them down; ddl_made.c notes what
+ * they make; ddl_filter.c says whether a
  * statement replicates and what it is about, and ddl_temporary.c what lives no longer
  * than something temporary; ddl_deparse.c writes the text of those that must not be
  * repeated as they are, and ddl_bound.c that of partitions' bounds; ddl_values.c knows
@@ -13,7 +14,7 @@
 
 #include "leader/leader.h"
 
-#include "nodes/parsenodes.h"
+#include "nodes/plannodes.h"
 
 /* Columns of fanout.schema_change, as the extension's script has them. */
 enum
@@ -23,7 +24,12 @@ enum
 	Anum_schema_change_statement,
 	Anum_schema_change_relations,
 	Anum_schema_change_flags,
-	Natts_schema_change = Anum_schema_change_flags
+	Anum_schema_change_number,
+	Anum_schema_change_made,
+	Anum_schema_change_session_role,
+	Anum_schema_change_transaction_at,
+	Anum_schema_change_statement_at,
+	Natts_schema_change = Anum_schema_change_statement_at
 };
 
 /* What is known of a statement before it runs. */
@@ -36,6 +42,24 @@ typedef struct SchemaChange
 	List	   *relids;			/* tables it is about, where that can be told */
 	char	   *text;			/* to be repeated instead of the statement; NULL: itself */
 } SchemaChange;
+
+/* ddl_write.c: the text in its query string; rows for a statement and its end, by a number. */
+extern char *statement_text(const PlannedStmt *pstmt, const char *query_string);
+extern uint32 write_statement_down(const char *text, List *relids, uint8 flags);
+extern void write_end_down(uint32 number, List *relids, uint8 flags, List *made);
+
+/* ddl_made.c: what a statement makes is noted between begin and end; statements nest. */
+typedef struct MadeByStatement
+{
+	List	   *noted;
+	MemoryContext context;
+	struct MadeByStatement *outer;
+} MadeByStatement;
+
+extern void ddl_made_begin(MadeByStatement *made);
+extern List *ddl_made_strings(const MadeByStatement *made);	/* see made.h */
+extern void ddl_made_end(MadeByStatement *made);
+extern void ddl_made_init(void);
 
 /* ddl_filter.c; the text of the statement begins at that place of the query string. */
 extern bool is_schema_change(Node *stmt);
@@ -50,6 +74,7 @@ extern bool query_uses_temporary(Node *query);
 extern char *deparse_create_table_as(const CreateTableAsStmt *stmt);
 extern char *deparse_drop(const DropStmt *stmt, List *objects);
 extern char *deparse_cluster(const ClusterStmt *stmt, Oid relid);	/* NULL: nothing to repeat */
+extern char *deparse_qualified(const char *text, const RangeVar *relation, int start);
 extern char *deparse_stand_ins(const CreateStmt *stmt, char *text);
 
 /* ddl_bound.c */

@@ -16,31 +16,21 @@
  *
  * Captured is what was written by somebody: statements of clients, functions and DO
  * blocks.  What a statement is broken down into (subcommands) comes with it, and
- * so does what an extension's script runs.
+ * so does what an extension's script runs.  But IMPORT FOREIGN SCHEMA asks another server,
+ * which may answer otherwise later: captured is what it is broken down into.
  *
  * Whether the database leads a stream is read from its table each time: shared
  * memory may not know yet, just after a start of the server.
  */
 #include "postgres.h"
 
-#include "access/heapam.h"
-#include "access/table.h"
 #include "access/xact.h"
 #include "access/xlog.h"
-#include "catalog/dependency.h"
-#include "catalog/namespace.h"
-#include "catalog/pg_class.h"
-#include "catalog/pg_type.h"
 #include "commands/extension.h"
 #include "miscadmin.h"
 #include "nodes/bitmapset.h"
 #include "tcop/utility.h"
-#include "utils/array.h"
-#include "utils/builtins.h"
-#include "utils/guc.h"
-#include "utils/lsyscache.h"
 #include "utils/memutils.h"
-#include "utils/rel.h"
 
 #include "arrays.h"
 #include "leader/ddl.h"
@@ -50,13 +40,7 @@
 
 static ProcessUtility_hook_type prev_process_utility = NULL;
 
-/* Parameters that change what a statement means. */
-static const char *const captured_settings[] = {
-	"search_path", "TimeZone", "DateStyle", "IntervalStyle", "standard_conforming_strings",
-	"backslash_quote", "xmloption", "array_nulls", "transform_null_equals",
-	"default_table_access_method", "default_toast_compression", "default_text_search_config",
-	"extra_float_digits", "bytea_output", "row_security",
-};
+static bool importing = false;	/* an IMPORT FOREIGN SCHEMA runs */
 
 /* ---------- is there anything to do? ---------- */
 
@@ -78,63 +62,12 @@ leads_ddl(void)
 static bool
 is_captured(Node *stmt, ProcessUtilityContext context)
 {
-	return context != PROCESS_UTILITY_SUBCOMMAND && is_schema_change(stmt) &&
+	bool		whole = context != PROCESS_UTILITY_SUBCOMMAND ||
+		(importing && IsA(stmt, CreateForeignTableStmt));
+
+	return whole && is_schema_change(stmt) &&
 		!creating_extension && Fanout != NULL && OidIsValid(MyDatabaseId) &&
 		IsTransactionState() && !XactReadOnly && !RecoveryInProgress() && leads_ddl();
-}
-
-/* ---------- writing it down ---------- */
-
-static Datum
-settings_datum(void)
-{
-	Datum		values[2 * lengthof(captured_settings)];
-
-	for (int i = 0; i < lengthof(captured_settings); i++)
-	{
-		const char *value = GetConfigOption(captured_settings[i], false, false);
-
-		values[2 * i] = CStringGetTextDatum(captured_settings[i]);
-		values[2 * i + 1] = CStringGetTextDatum(value);
-	}
-	return PointerGetDatum(construct_array(values, lengthof(values), TEXTOID, -1, false,
-										   TYPALIGN_INT));
-}
-
-/* Whoever runs the statement has no right on the table, and needs none. */
-static void
-write_down(const char *text, List *relids, uint8 flags)
-{
-	Relation	rel = table_open(own_table_oid("schema_change"), RowExclusiveLock);
-	Datum		values[Natts_schema_change];
-	bool		nulls[Natts_schema_change] = {0};
-	HeapTuple	tuple;
-
-	values[Anum_schema_change_role - 1] =
-		DirectFunctionCall1(namein, CStringGetDatum(GetUserNameFromId(GetUserId(), false)));
-	values[Anum_schema_change_settings - 1] = settings_datum();
-	values[Anum_schema_change_statement - 1] = CStringGetTextDatum(text);
-	values[Anum_schema_change_relations - 1] = oid_array_datum(relids);
-	values[Anum_schema_change_flags - 1] = Int32GetDatum(flags);
-	tuple = heap_form_tuple(RelationGetDescr(rel), values, nulls);
-	simple_heap_insert(rel, tuple);
-	CommandCounterIncrement();
-	simple_heap_delete(rel, &tuple->t_self);
-	CommandCounterIncrement();
-	heap_freetuple(tuple);
-	table_close(rel, RowExclusiveLock);
-}
-
-/* The statement as it stands in the query string, which may hold several. */
-static char *
-statement_text(const PlannedStmt *pstmt, const char *query_string)
-{
-	int			start = Max(pstmt->stmt_location, 0);
-	int			len = pstmt->stmt_len;
-
-	if (len == 0)
-		len = strlen(query_string) - start;
-	return pnstrdup(query_string + start, len);
 }
 
 /* ---------- the hook ---------- */
@@ -157,6 +90,29 @@ say_not_replicated(Node *stmt, const char *why)
 			 errdetail_internal("%s", why)));
 }
 
+/* Run the statement; returns what it made. */
+static List *
+run_noting(PlannedStmt *pstmt, const char *query_string, bool read_only_tree,
+		   ProcessUtilityContext context, ParamListInfo params, QueryEnvironment *query_env,
+		   DestReceiver *dest, QueryCompletion *qc, ProcessUtility_hook_type next)
+{
+	MadeByStatement made;
+	List	   *volatile strings = NIL;
+
+	ddl_made_begin(&made);
+	PG_TRY();
+	{
+		next(pstmt, query_string, read_only_tree, context, params, query_env, dest, qc);
+		strings = ddl_made_strings(&made);
+	}
+	PG_FINALLY();
+	{
+		ddl_made_end(&made);
+	}
+	PG_END_TRY();
+	return strings;
+}
+
 static void
 run_captured(PlannedStmt *pstmt, const char *query_string, bool read_only_tree,
 			 ProcessUtilityContext context, ParamListInfo params,
@@ -164,6 +120,8 @@ run_captured(PlannedStmt *pstmt, const char *query_string, bool read_only_tree,
 			 ProcessUtility_hook_type next)
 {
 	SchemaChange change;
+	List	   *made;
+	uint32		number = 0;
 	char	   *text;
 
 	text = statement_text(pstmt, query_string);
@@ -179,12 +137,35 @@ run_captured(PlannedStmt *pstmt, const char *query_string, bool read_only_tree,
 	if (change.text != NULL)
 		text = change.text;
 	if (!change.after)
-		write_down(text, change.relids, change.flags);
-	next(pstmt, query_string, read_only_tree, context, params, query_env, dest, qc);
+		number = write_statement_down(text, change.relids, change.flags);
+	made = run_noting(pstmt, query_string, read_only_tree, context, params, query_env, dest, qc,
+					  next);
 	if (change.after)
-		write_down(text, change.relids, change.flags);
+		number = write_statement_down(text, change.relids, change.flags);
 	if (change.flags & STATEMENT_SCRIPT)
-		write_down("", NIL, STATEMENT_SCRIPT_END);
+		write_end_down(number, NIL, STATEMENT_SCRIPT_END, NIL);
+	else if (made != NIL)
+		write_end_down(number, change.relids, STATEMENT_MADE, made);
+}
+
+/* Its subcommands come by here, too. */
+static void
+run_import(PlannedStmt *pstmt, const char *query_string, bool read_only_tree,
+		   ProcessUtilityContext context, ParamListInfo params, QueryEnvironment *query_env,
+		   DestReceiver *dest, QueryCompletion *qc, ProcessUtility_hook_type next)
+{
+	bool		outer = importing;
+
+	importing = true;
+	PG_TRY();
+	{
+		next(pstmt, query_string, read_only_tree, context, params, query_env, dest, qc);
+	}
+	PG_FINALLY();
+	{
+		importing = outer;
+	}
+	PG_END_TRY();
 }
 
 static void
@@ -195,7 +176,10 @@ ddl_capture_utility(PlannedStmt *pstmt, const char *query_string, bool read_only
 	ProcessUtility_hook_type next =
 		prev_process_utility ? prev_process_utility : standard_ProcessUtility;
 
-	if (is_captured(pstmt->utilityStmt, context))
+	if (IsA(pstmt->utilityStmt, ImportForeignSchemaStmt))
+		run_import(pstmt, query_string, read_only_tree, context, params, query_env, dest, qc,
+				   next);
+	else if (is_captured(pstmt->utilityStmt, context))
 		run_captured(pstmt, query_string, read_only_tree, context, params, query_env, dest, qc,
 					 next);
 	else
@@ -207,4 +191,5 @@ ddl_capture_init(void)
 {
 	prev_process_utility = ProcessUtility_hook;
 	ProcessUtility_hook = ddl_capture_utility;
+	ddl_made_init();
 }

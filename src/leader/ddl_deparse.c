@@ -4,8 +4,9 @@
  *
  * The rows that CREATE TABLE AS and SELECT INTO write come as row changes, so a
  * follower only makes the table.  Of a DROP that names temporary objects, too, it
- * gets the rest.  CREATE TABLE (LIKE ...) can copy a table that is temporary.  CLUSTER is
- * maintenance, but it also notes an index in the schema.
+ * gets the rest.  CREATE TABLE (LIKE ...) can copy a table that is temporary.  What IMPORT
+ * FOREIGN SCHEMA makes has another schema than its text says.  CLUSTER is maintenance, but
+ * it also notes an index in the schema.
  */
 #include "postgres.h"
 
@@ -18,8 +19,10 @@
 #include "catalog/pg_inherits.h"
 #include "commands/defrem.h"
 #include "commands/prepare.h"
+#include "common/keywords.h"
 #include "miscadmin.h"
 #include "nodes/nodeFuncs.h"
+#include "parser/scanner.h"
 #include "tcop/utility.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -214,6 +217,35 @@ deparse_stand_ins(const CreateStmt *stmt, char *text)
 			text = add_stand_in(like->relation, relid, text);
 	}
 	return text;
+}
+
+/* ---------- the schema of what a statement makes ---------- */
+
+/* Where does the last of the names begin that a text begins with, "a.b.c"? */
+static int
+last_name(const char *text)
+{
+	core_yy_extra_type extra;
+	core_yyscan_t scanner = scanner_init(text, &extra, &ScanKeywords, ScanKeywordTokens);
+	core_YYSTYPE value;
+	YYLTYPE		location = 0;
+	int			last;
+
+	do
+	{
+		(void) core_yylex(&value, &location, scanner);
+		last = location;
+	} while (core_yylex(&value, &location, scanner) == '.');
+	scanner_finish(scanner);
+	return last;
+}
+
+/* The text with the relation's schema, whatever it names itself; its name is at that place. */
+char *
+deparse_qualified(const char *text, const RangeVar *relation, int start)
+{
+	return psprintf("%.*s%s.%s", start, text, quote_identifier(relation->schemaname),
+					text + start + last_name(text + start));
 }
 
 /* ---------- DROP ---------- */

@@ -254,6 +254,18 @@ examine_create_table(SchemaChange *change, CreateStmt *stmt, char *text, int loc
 	change->text = deparse_stand_ins(stmt, change->text != NULL ? change->text : text);
 }
 
+/* IMPORT FOREIGN SCHEMA puts the schema into the statement, not into its text. */
+static void
+examine_create_foreign_table(SchemaChange *change, CreateForeignTableStmt *stmt, char *text,
+							 int location)
+{
+	RangeVar   *relation = stmt->base.relation;
+
+	examine_create_table(change, &stmt->base, text, location);
+	if (change->why_not == NULL && !change->ours && relation->schemaname != NULL)
+		change->text = deparse_qualified(change->text, relation, relation->location - location);
+}
+
 /* A view of a temporary relation is a temporary one. */
 static void
 examine_view(SchemaChange *change, ViewStmt *stmt)
@@ -566,8 +578,10 @@ ddl_examine(Node *stmt, char *text, int location, SchemaChange *change)
 	switch (nodeTag(stmt))
 	{
 		case T_CreateStmt:
-		case T_CreateForeignTableStmt:
 			examine_create_table(change, (CreateStmt *) stmt, text, location);
+			break;
+		case T_CreateForeignTableStmt:
+			examine_create_foreign_table(change, (CreateForeignTableStmt *) stmt, text, location);
 			break;
 		case T_AlterTableStmt:
 			examine_alter_table(change, (AlterTableStmt *) stmt, text, location);

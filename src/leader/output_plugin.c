@@ -357,26 +357,39 @@ write_body(Plugin *plugin, DecoderState *state, ReorderBufferTXN *txn, ChangeOp 
 	state->changes++;
 }
 
+static List *
+string_list(Datum array)
+{
+	List	   *strings = NIL;
+	Datum	   *values;
+	bool	   *nulls;
+	int			count;
+
+	deconstruct_array(DatumGetArrayTypeP(array), TEXTOID, -1, false, TYPALIGN_INT, &values, &nulls,
+					  &count);
+	for (int i = 0; i < count; i++)
+		strings = lappend(strings, nulls[i] ? "" : TextDatumGetCString(values[i]));
+	return strings;
+}
+
 static void
 write_statement(Plugin *plugin, DecoderState *state, ReorderBufferTXN *txn, const Datum *values,
 				uint8 flags, List *relids)
 {
 	SchemaStatement statement = {
 		.flags = flags,
+		.number = (uint32) DatumGetInt32(values[Anum_schema_change_number - 1]),
 		.relids = relids,
 		.role = NameStr(*DatumGetName(values[Anum_schema_change_role - 1])),
+		.session_role = NameStr(*DatumGetName(values[Anum_schema_change_session_role - 1])),
+		.transaction_at = DatumGetTimestampTz(values[Anum_schema_change_transaction_at - 1]),
+		.statement_at = DatumGetTimestampTz(values[Anum_schema_change_statement_at - 1]),
+		.settings = string_list(values[Anum_schema_change_settings - 1]),
+		.made = string_list(values[Anum_schema_change_made - 1]),
 		.text = TextDatumGetCString(values[Anum_schema_change_statement - 1]),
 	};
-	ArrayType  *settings = DatumGetArrayTypeP(values[Anum_schema_change_settings - 1]);
 	StringInfoData encoded;
-	Datum	   *strings;
-	bool	   *nulls;
-	int			count;
 
-	deconstruct_array(settings, TEXTOID, -1, false, TYPALIGN_INT, &strings, &nulls, &count);
-	for (int i = 0; i < count; i++)
-		statement.settings = lappend(statement.settings,
-									 nulls[i] ? "" : TextDatumGetCString(strings[i]));
 	initStringInfo(&encoded);
 	statement_encode(&encoded, &statement);
 	write_body(plugin, state, txn, CHANGE_STATEMENT, &encoded);

@@ -24,12 +24,20 @@
 #define STATEMENT_SCRIPT		0x02
 #define STATEMENT_SCRIPT_END	0x04
 
+/* Says what the statement of that number made, and has no text. */
+#define STATEMENT_MADE			0x08
+
 typedef struct SchemaStatement
 {
 	uint8		flags;			/* STATEMENT_... */
+	uint32		number;			/* tells it from others of the transaction */
 	char	   *role;			/* who ran it */
+	char	   *session_role;	/* SESSION_USER then */
+	TimestampTz transaction_at; /* now() then, */
+	TimestampTz statement_at;	/* and statement_timestamp() */
 	List	   *settings;		/* of char *: name, value, name, value... */
 	List	   *relids;			/* of a stream that names publications: the tables it is about */
+	List	   *made;			/* of char *: what STATEMENT_MADE is about; see made.h */
 	char	   *text;
 } SchemaStatement;
 

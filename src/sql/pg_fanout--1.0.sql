@@ -27,7 +27,12 @@ CREATE TABLE fanout.schema_change (
     settings text[] NOT NULL,
     statement text NOT NULL,
     relations oid[] NOT NULL,
-    flags integer NOT NULL
+    flags integer NOT NULL,
+    number integer NOT NULL,
+    made text[] NOT NULL,
+    session_role name NOT NULL,
+    transaction_at timestamptz NOT NULL,
+    statement_at timestamptz NOT NULL
 );
 COMMENT ON TABLE fanout.schema_change IS 'carries schema changes through the WAL into the streams; always empty';
 

@@ -4,6 +4,7 @@ use warnings FATAL => 'all';
 use lib 'lib';
 use Fanout;
 use PostgreSQL::Test::Utils;
+use Schema;
 use Test::More;
 
 my $leader = new_leader('leader', 'max_prepared_transactions = 5');
@@ -19,56 +20,17 @@ $leader->safe_psql('postgres', q{CREATE TABLE before (id int PRIMARY KEY, v text
 follow($_, $leader) for @followers;
 wait_for_copy($_) for @followers;
 
-# The schema as pg_dump writes it, without what says when or by whom it was dumped.
-sub schema
-{
-	my ($node) = @_;
-	my $dump = '';
-	my @command = ($node->installed_command('pg_dump'), '--schema-only', '--no-publications',
-		'--exclude-schema=fanout', '--no-sync', '-d', $node->connstr('postgres'));
-	IPC::Run::run(\@command, '>', \$dump) or die 'pg_dump failed';
-	return join("\n", grep { !/^(\\(un)?restrict |--|$)/ } split /\n/, $dump);
-}
-
 sub same
 {
 	my ($what) = @_;
-	wait_for_catchup($leader, @followers);
-	wait_until('copies to end', sub {
-			!grep { $_->safe_psql('postgres', q{SELECT count(*) FROM fanout.table_staleness WHERE state <> 'streaming'}) ne '0' } @followers;
-		});
-	wait_for_catchup($leader, @followers);
-	my $expected = schema($leader);
-	for my $follower (@followers)
-	{
-		my $got = schema($follower);
-		ok($got eq $expected, "$what: the schema of " . $follower->name . ' equals the leader\'s')
-		  or diag(difference($expected, $got));
-	}
-	same_data($what, $leader, @followers);
+	same_schema($what, $leader, @followers);
 	return;
 }
 
-sub difference
-{
-	my ($expected, $got) = @_;
-	my $dir = PostgreSQL::Test::Utils::tempdir();
-	PostgreSQL::Test::Utils::append_to_file("$dir/leader", "$expected\n");
-	PostgreSQL::Test::Utils::append_to_file("$dir/follower", "$got\n");
-	IPC::Run::run([ 'diff', '-U2', "$dir/leader", "$dir/follower" ], '>', \my $diff);
-	return substr($diff, 0, 4000);
-}
-
-# Run statements one by one (so that none is in a transaction block), then compare.
 sub check
 {
 	my ($what, @statements) = @_;
-	my $input = join("\n", @statements) . "\n";
-	my @psql = ($leader->installed_command('psql'), '-XqAt', '-v', 'ON_ERROR_STOP=1', '-d',
-		$leader->connstr('postgres'));
-	my $ok = IPC::Run::run(\@psql, '<', \$input, '>', \my $out, '2>', \my $err);
-	ok($ok, "$what: runs on the leader") or diag($err);
-	same($what);
+	check_statements($what, join("\n", @statements), $leader, @followers);
 	return;
 }
 

@@ -1,0 +1,145 @@
+/*
+ * ddl_write.c
+ *		Schema changes as rows of fanout.schema_change.
+ *
+ * A statement is one row, written before it runs or, when it commits inside, after that.
+ * Another row may follow when it has run: what it made, or that an extension's script has
+ * ended.  It has the statement's number, since what comes between may be rows of others,
+ * which event triggers ran.
+ */
+#include "postgres.h"
+
+#include "access/heapam.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "miscadmin.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/rel.h"
+
+#include "leader/ddl.h"
+#include "log/statement.h"
+#include "own_tables.h"
+
+/* Parameters that change what a statement means. */
+static const char *const captured_settings[] = {
+	"search_path", "TimeZone", "DateStyle", "IntervalStyle", "standard_conforming_strings",
+	"backslash_quote", "xmloption", "array_nulls", "transform_null_equals",
+	"default_table_access_method", "default_toast_compression", "default_text_search_config",
+	"extra_float_digits", "bytea_output", "row_security",
+};
+
+static Datum
+text_array_datum(List *strings)
+{
+	Datum	   *values = palloc(sizeof(Datum) * (list_length(strings) + 1));
+	int			count = 0;
+	ListCell   *lc;
+
+	foreach(lc, strings)
+		values[count++] = CStringGetTextDatum(lfirst(lc));
+	return PointerGetDatum(construct_array(values, count, TEXTOID, -1, false, TYPALIGN_INT));
+}
+
+static List *
+settings_of_session(void)
+{
+	List	   *settings = NIL;
+
+	for (int i = 0; i < lengthof(captured_settings); i++)
+	{
+		settings = lappend(settings, unconstify(char *, captured_settings[i]));
+		settings = lappend(settings,
+						   unconstify(char *, GetConfigOption(captured_settings[i], false, false)));
+	}
+	return settings;
+}
+
+static Datum
+name_datum(const char *name)
+{
+	return DirectFunctionCall1(namein, CStringGetDatum(name));
+}
+
+/* It may have been dropped since the session began. */
+static const char *
+name_of_session(void)
+{
+	const char *name = GetUserNameFromId(GetSessionUserId(), true);
+
+	return name != NULL ? name : "";
+}
+
+/* Whoever runs the statement has no right on the table, and needs none. */
+static void
+write_down(const SchemaStatement *statement)
+{
+	Relation	rel = table_open(own_table_oid("schema_change"), RowExclusiveLock);
+	Datum		values[Natts_schema_change];
+	bool		nulls[Natts_schema_change] = {0};
+	HeapTuple	tuple;
+
+	values[Anum_schema_change_role - 1] = name_datum(GetUserNameFromId(GetUserId(), false));
+	values[Anum_schema_change_settings - 1] = text_array_datum(statement->settings);
+	values[Anum_schema_change_statement - 1] = CStringGetTextDatum(statement->text);
+	values[Anum_schema_change_relations - 1] = oid_array_datum(statement->relids);
+	values[Anum_schema_change_flags - 1] = Int32GetDatum(statement->flags);
+	values[Anum_schema_change_number - 1] = Int32GetDatum((int32) statement->number);
+	values[Anum_schema_change_made - 1] = text_array_datum(statement->made);
+	values[Anum_schema_change_session_role - 1] = name_datum(name_of_session());
+	values[Anum_schema_change_transaction_at - 1] =
+		TimestampTzGetDatum(GetCurrentTransactionStartTimestamp());
+	values[Anum_schema_change_statement_at - 1] =
+		TimestampTzGetDatum(GetCurrentStatementStartTimestamp());
+	tuple = heap_form_tuple(RelationGetDescr(rel), values, nulls);
+	simple_heap_insert(rel, tuple);
+	CommandCounterIncrement();
+	simple_heap_delete(rel, &tuple->t_self);
+	CommandCounterIncrement();
+	heap_freetuple(tuple);
+	table_close(rel, RowExclusiveLock);
+}
+
+uint32
+write_statement_down(const char *text, List *relids, uint8 flags)
+{
+	static uint32 last_number = 0;
+	SchemaStatement statement = {
+		.flags = flags,
+		.number = ++last_number,
+		.settings = settings_of_session(),
+		.relids = relids,
+		.text = unconstify(char *, text),
+	};
+
+	write_down(&statement);
+	return statement.number;
+}
+
+void
+write_end_down(uint32 number, List *relids, uint8 flags, List *made)
+{
+	SchemaStatement statement = {
+		.flags = flags,
+		.number = number,
+		.relids = relids,
+		.made = made,
+		.text = "",
+	};
+
+	write_down(&statement);
+}
+
+/* The statement as it stands in the query string, which may hold several. */
+char *
+statement_text(const PlannedStmt *pstmt, const char *query_string)
+{
+	int			start = Max(pstmt->stmt_location, 0);
+	int			len = pstmt->stmt_len;
+
+	if (len == 0)
+		len = strlen(query_string) - start;
+	return pnstrdup(query_string + start, len);
+}
