@@ -19,6 +19,7 @@
 #include "utils/guc.h"
 #include "utils/rel.h"
 
+#include "arrays.h"
 #include "leader/ddl.h"
 #include "log/statement.h"
 #include "own_tables.h"
