@@ -200,6 +200,19 @@ apply_needs_copy(void)
 }
 
 void
+apply_copy_again(List *relids)
+{
+	ListCell   *lc;
+
+	if (relids == NIL)
+		return;
+	foreach(lc, relids)
+		schedule_copy(applier.followed_id, lfirst_oid(lc));
+	relation_map_reload();
+	apply_needs_copy();
+}
+
+void
 apply_tables_gone(void)
 {
 	if (!tables_are_settled(applier.stream) && relation_map_all_current())
@@ -400,7 +413,7 @@ apply_other(const Change *change)
 		return;
 	batch_flush_all();
 	if (change->op == CHANGE_TRUNCATE)
-		apply_truncate(change, &apply_position.txn);
+		applier.ends_group |= apply_truncate(change, &apply_position.txn);
 	else if (change->op == CHANGE_SEQUENCE)
 		sequence_set(&change->sequence);
 	else if (change->op == CHANGE_TABLES)

@@ -426,12 +426,7 @@ schedule_copies(List *differing, const LogTxn *txn)
 		if (relation_copied_after(lfirst_oid(lc), txn))
 			relids = list_append_unique_oid(relids, lfirst_oid(lc));
 	}
-	if (relids == NIL)
-		return;
-	foreach(lc, relids)
-		schedule_copy(ddl.row->id, lfirst_oid(lc));
-	relation_map_reload();
-	apply_needs_copy();
+	apply_copy_again(relids);
 }
 
 /* ---------- from the applier ---------- */

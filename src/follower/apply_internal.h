@@ -147,6 +147,9 @@ extern void apply_count(ApplyRelation *relation);
 /* Once it is committed, the worker has to look for tables to copy. */
 extern void apply_needs_copy(void);
 
+/* Have these local tables copied again, once it is committed. */
+extern void apply_copy_again(List *relids);
+
 /* Tables may have gone: the last of those that were not in line was one of them, perhaps. */
 extern void apply_tables_gone(void);
 
@@ -219,7 +222,7 @@ extern void partitions_close(ApplyRelation *root);
 extern void partitions_change(ApplyRelation *root, const Change *change);
 
 /* apply_truncate.c */
-extern void apply_truncate(const Change *change, const LogTxn *txn);
+extern bool apply_truncate(const Change *change, const LogTxn *txn);
 
 /* apply_tables.c: tables that join or leave a stream that names publications */
 extern void apply_tables_init(const FollowedRow *row);

@@ -8,6 +8,10 @@
  *
  * Partitioned tables themselves are not on the leader's list, but foreign keys belong to
  * them, too.  So one whose partitions are all on the list is added to it.
+ *
+ * When the leader has emptied only partitions of what it publishes as one table, nobody knows
+ * here which rows those were: the table is copied again.  One that is being copied is
+ * copied anew, as after a schema change.
  */
 #include "postgres.h"
 
@@ -59,14 +63,32 @@ add_partitioned(List *rels)
 	return rels;
 }
 
-void
-apply_truncate(const Change *change, const LogTxn *txn)
+/* Copy the tables again, but for those whose copy has seen the change; true: there are some. */
+static bool
+copy_again(const Change *change, const LogTxn *txn)
+{
+	List	   *relids = NIL;
+
+	if (apply_is_replaying())
+		return false;
+	for (int i = 0; i < change->nrels; i++)
+	{
+		ApplyRelation *relation = relation_map_get(change->relids[i]);
+
+		if (relation_wants(relation, txn) ||
+			relation->state == TABLE_PENDING || relation->state == TABLE_BEHIND)
+			relids = lappend_oid(relids, relation->relid);
+	}
+	apply_copy_again(relids);
+	return relids != NIL;
+}
+
+static void
+truncate_tables(const Change *change, const LogTxn *txn)
 {
 	List	   *rels = NIL;
 	ListCell   *lc;
 
-	/* It needs the tables to itself. */
-	group_close_relations();
 	for (int i = 0; i < change->nrels; i++)
 	{
 		ApplyRelation *relation = relation_map_get(change->relids[i]);
@@ -83,4 +105,16 @@ apply_truncate(const Change *change, const LogTxn *txn)
 	local_tables_truncate(rels, (change->flags & TRUNCATE_RESTART_IDENTITY) != 0);
 	foreach(lc, rels)
 		table_close(lfirst(lc), NoLock);
+}
+
+/* Returns true: the local transaction ends with the leader's. */
+bool
+apply_truncate(const Change *change, const LogTxn *txn)
+{
+	/* It needs the tables to itself. */
+	group_close_relations();
+	if ((change->flags & TRUNCATE_PARTS) != 0)
+		return copy_again(change, txn);
+	truncate_tables(change, txn);
+	return false;
 }

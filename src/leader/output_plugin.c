@@ -35,19 +35,13 @@
 #include "compat.h"
 #include "leader/ddl.h"
 #include "leader/decoder.h"
+#include "leader/plugin.h"
 #include "leader/publication.h"
 #include "leader/sequence.h"
 #include "own_tables.h"
 #include "log/statement.h"
 
 extern PGDLLEXPORT void _PG_output_plugin_init(OutputPluginCallbacks *cb);
-
-typedef struct Plugin
-{
-	MemoryContext change_context;
-	bool		begun;			/* the current transaction is in the log */
-	bool		in_script;		/* an extension's script writes, see statement.h */
-} Plugin;
 
 /* The relation cache was told something about fanout.stream. */
 static Oid	watched_table = InvalidOid;
@@ -198,8 +192,8 @@ filter_change(PublishedRelation *rel, RowAction *action,
 
 /* ---------- writing ---------- */
 
-static void
-begin_in_log(Plugin *plugin, DecoderState *state, ReorderBufferTXN *txn)
+void
+plugin_begin_in_log(Plugin *plugin, DecoderState *state, ReorderBufferTXN *txn)
 {
 	LogTxn		logtxn = {0};
 
@@ -213,8 +207,8 @@ begin_in_log(Plugin *plugin, DecoderState *state, ReorderBufferTXN *txn)
 	plugin->begun = true;
 }
 
-static void
-describe_in_log(DecoderState *state, PublishedRelation *rel)
+void
+plugin_describe_in_log(DecoderState *state, PublishedRelation *rel)
 {
 	Oid			relid = rel->desc->relid;
 	StringInfoData buf;
@@ -258,8 +252,8 @@ write_change(Plugin *plugin, DecoderState *state, ReorderBufferTXN *txn,
 			break;
 	}
 
-	begin_in_log(plugin, state, txn);
-	describe_in_log(state, rel);
+	plugin_begin_in_log(plugin, state, txn);
+	plugin_describe_in_log(state, rel);
 	log_writer_put_change(state->writer, buf.data, buf.len);
 	state->changes++;
 }
@@ -352,7 +346,7 @@ write_body(Plugin *plugin, DecoderState *state, ReorderBufferTXN *txn, ChangeOp 
 
 	initStringInfo(&buf);
 	change_encode_body(&buf, op, body->data, body->len);
-	begin_in_log(plugin, state, txn);
+	plugin_begin_in_log(plugin, state, txn);
 	log_writer_put_change(state->writer, buf.data, buf.len);
 	state->changes++;
 }
@@ -484,52 +478,6 @@ plugin_change(LogicalDecodingContext *ctx, ReorderBufferTXN *txn, Relation relat
 	MemoryContextReset(plugin->change_context);
 }
 
-/* A partition that is published as an ancestor is emptied when that is. */
-static int
-truncated_relations(Oid *relids, int nrelations, Relation *relations)
-{
-	int			count = 0;
-
-	for (int i = 0; i < nrelations; i++)
-	{
-		PublishedRelation *rel = publication_lookup(relations[i]);
-
-		if (rel->actions.pubtruncate && rel->publish_as == rel->relid)
-			relids[count++] = rel->relid;
-	}
-	return count;
-}
-
-static void
-decode_truncate(Plugin *plugin, DecoderState *state, ReorderBufferTXN *txn,
-				int nrelations, Relation *relations, ReorderBufferChange *change)
-{
-	Oid		   *relids = palloc(nrelations * sizeof(Oid));
-	int			count = truncated_relations(relids, nrelations, relations);
-	StringInfoData buf;
-	uint8		flags = 0;
-
-	if (count == 0)
-		return;
-	begin_in_log(plugin, state, txn);
-	for (int i = 0, next = 0; i < nrelations && next < count; i++)
-	{
-		if (RelationGetRelid(relations[i]) != relids[next])
-			continue;
-		describe_in_log(state, publication_lookup(relations[i]));
-		next++;
-	}
-
-	if (change->data.truncate.cascade)
-		flags |= TRUNCATE_CASCADE;
-	if (change->data.truncate.restart_seqs)
-		flags |= TRUNCATE_RESTART_IDENTITY;
-	initStringInfo(&buf);
-	change_encode_truncate(&buf, count, relids, flags);
-	log_writer_put_change(state->writer, buf.data, buf.len);
-	state->changes++;
-}
-
 static void
 plugin_truncate(LogicalDecodingContext *ctx, ReorderBufferTXN *txn, int nrelations,
 				Relation relations[], ReorderBufferChange *change)
@@ -556,7 +504,7 @@ write_sequences(Plugin *plugin, DecoderState *state, ReorderBufferTXN *txn)
 
 		initStringInfo(&buf);
 		change_encode_sequence(&buf, lfirst(lc));
-		begin_in_log(plugin, state, txn);
+		plugin_begin_in_log(plugin, state, txn);
 		log_writer_put_change(state->writer, buf.data, buf.len);
 	}
 	MemoryContextSwitchTo(oldcontext);

@@ -90,6 +90,7 @@ typedef enum OldRowKind
 
 #define TRUNCATE_CASCADE		0x01
 #define TRUNCATE_RESTART_IDENTITY 0x02
+#define TRUNCATE_PARTS			0x04	/* not of the tables themselves, but of partitions published as them */
 
 typedef struct SequenceValue
 {

@@ -1,0 +1,34 @@
+/*
+ * plugin.h
+ *		What the files of the output plugin share: its callbacks and rows (output_plugin.c)
+ *		and TRUNCATE (decode_truncate.c).
+ */
+#ifndef FANOUT_PLUGIN_H
+#define FANOUT_PLUGIN_H
+
+#include "replication/reorderbuffer.h"
+
+#include "leader/leader.h"
+#include "leader/publication.h"
+
+typedef struct Plugin
+{
+	MemoryContext change_context;
+	bool		begun;			/* the current transaction is in the log */
+	bool		in_script;		/* an extension's script writes, see statement.h */
+} Plugin;
+
+/* ---------- output_plugin.c ---------- */
+
+/* Begin the transaction in the log if that was not done. */
+extern void plugin_begin_in_log(Plugin *plugin, DecoderState *state, ReorderBufferTXN *txn);
+
+/* In a transaction that is begun: describe what the relation is published as, if the log needs it. */
+extern void plugin_describe_in_log(DecoderState *state, PublishedRelation *rel);
+
+/* ---------- decode_truncate.c ---------- */
+
+extern void decode_truncate(Plugin *plugin, DecoderState *state, ReorderBufferTXN *txn,
+							int nrelations, Relation *relations, ReorderBufferChange *change);
+
+#endif							/* FANOUT_PLUGIN_H */
