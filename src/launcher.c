@@ -83,7 +83,7 @@ wake_xact_callback(XactEvent event, void *arg)
 {
 	if (event == XACT_EVENT_COMMIT && wake_at_commit)
 		launcher_wake();
-	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT)
+	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
 		wake_at_commit = false;
 }
 
@@ -97,6 +97,7 @@ launcher_wake_at_commit(void)
 		RegisterXactCallback(wake_xact_callback, NULL);
 		registered = true;
 	}
+	fanout_not_prepared();
 	wake_at_commit = true;
 }
 

@@ -40,6 +40,9 @@ extern bool fanout_superuser_schema_changes;
  */
 extern void fanout_require_preload(void);
 
+/* not_prepared.c: from here on this transaction can't be prepared, unless a rollback goes back behind it. */
+extern void fanout_not_prepared(void);
+
 /* 64-bit form of an xid that is running or finished recently. */
 extern uint64 fanout_full_xid(TransactionId xid);
 

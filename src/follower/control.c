@@ -157,10 +157,6 @@ control_xact_callback(XactEvent event, void *arg)
 				unregister(change->unregister);
 		}
 	}
-	else if (event == XACT_EVENT_PRE_PREPARE && pending != NIL)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("cannot PREPARE a transaction that changed how a stream is followed")));
 	else if (event == XACT_EVENT_COMMIT)
 	{
 		foreach(lc, pending)
@@ -216,6 +212,7 @@ watch_extension(ObjectAccessType access, Oid class_id, Oid object_id, int sub_id
 		object_id == get_extension_oid(FANOUT_LIBRARY, true))
 	{
 		register_callbacks();
+		fanout_not_prepared();
 		extension_dropped = true;
 	}
 }
@@ -234,6 +231,7 @@ add_pending(int32 id)
 	PendingChange *change = palloc0(sizeof(PendingChange));
 
 	register_callbacks();
+	fanout_not_prepared();
 	change->id = id;
 	change->subid = GetCurrentSubTransactionId();
 	pending = lappend(pending, change);
