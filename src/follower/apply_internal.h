@@ -165,12 +165,20 @@ extern void apply_row_change(ApplyRelation *relation, const Change *change);
 /* Memory for the values of one row, or of some that are stored together. */
 extern MemoryContext row_memory(void);
 
+/* How well a row fits the one that the leader changed. */
+typedef enum RowMatch
+{
+	ROW_NONE,
+	ROW_EQUAL,					/* to the operators of its types */
+	ROW_IDENTICAL				/* byte by byte */
+} RowMatch;
+
 /* Its steps.  Slots returned are the relation's own. */
 extern void row_put_new(ApplyRelation *relation, const ColumnValue *row, TupleTableSlot *slot);
 extern TupleTableSlot *row_inserted(ApplyRelation *relation, const ColumnValue *row);
 extern TupleTableSlot *row_updated(ApplyRelation *relation, const ColumnValue *row);
 extern TupleTableSlot *row_searched(ApplyRelation *relation, const Change *change);
-extern bool row_find(ApplyRelation *relation, const Change *change);	/* into found_slot */
+extern RowMatch row_find(ApplyRelation *relation, const Change *change);	/* into found_slot */
 pg_noreturn extern void row_not_found(const ApplyRelation *relation, const Change *change);
 extern void row_insert(ApplyRelation *relation, TupleTableSlot *row);
 extern void row_update(ApplyRelation *relation, TupleTableSlot *row);	/* of found_slot */

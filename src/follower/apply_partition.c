@@ -202,24 +202,32 @@ route(ApplyRelation *root, TupleTableSlot *row)
 	return open_partition(root, RelationGetRelid(result->ri_RelationDesc));
 }
 
-/* Search all partitions; NULL: nowhere. */
+/* Search all partitions for the row that fits best; NULL: nowhere. */
 static OpenPartition *
 search(ApplyRelation *root, const Change *change)
 {
 	List	   *branches = NIL;
 	MemoryContext oldcontext = MemoryContextSwitchTo(row_memory());
 	List	   *leaves = leaf_partitions(root->rel, &branches);
+	OpenPartition *equal = NULL;
 	ListCell   *lc;
 
 	MemoryContextSwitchTo(oldcontext);
 	foreach(lc, leaves)
 	{
 		OpenPartition *partition = open_partition(root, lfirst_oid(lc));
+		RowMatch	match = row_find(partition->relation, change);
 
-		if (row_find(partition->relation, change))
+		if (match == ROW_IDENTICAL && equal != NULL)
+			row_clear(equal->relation);
+		if (match == ROW_IDENTICAL)
 			return partition;
+		if (match == ROW_EQUAL && equal == NULL)
+			equal = partition;
+		else if (match == ROW_EQUAL)
+			row_clear(partition->relation);
 	}
-	return NULL;
+	return equal;
 }
 
 /* The partition that has the row, which is in its found_slot. */
@@ -233,7 +241,7 @@ find(ApplyRelation *root, const Change *change)
 	else
 	{
 		partition = route(root, row_searched(root, change));
-		if (!row_find(partition->relation, change))
+		if (row_find(partition->relation, change) == ROW_NONE)
 			partition = NULL;
 	}
 	if (partition == NULL)

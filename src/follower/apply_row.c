@@ -121,22 +121,26 @@ row_updated(ApplyRelation *relation, const ColumnValue *row)
 
 /* ---------- finding rows ---------- */
 
-/* Values of types that have no equality (json, point) are equal when their bytes are. */
+/* Are values equal whose bytes differ?  Not of types that have no equality (json, point). */
 static bool
-same_value(Form_pg_attribute attr, Datum a, Datum b)
+equal_values(Form_pg_attribute attr, Datum a, Datum b)
 {
 	TypeCacheEntry *type = lookup_type_cache(attr->atttypid, TYPECACHE_EQ_OPR_FINFO);
 
-	if (!OidIsValid(type->eq_opr_finfo.fn_oid))
-		return datum_image_eq(a, b, attr->attbyval, attr->attlen);
-	return DatumGetBool(FunctionCall2Coll(&type->eq_opr_finfo, attr->attcollation, a, b));
+	return OidIsValid(type->eq_opr_finfo.fn_oid) &&
+		DatumGetBool(FunctionCall2Coll(&type->eq_opr_finfo, attr->attcollation, a, b));
 }
 
-/* Do both have the same in all columns that the leader sent? */
-static bool
-same_row(ApplyRelation *relation, const ColumnValue *row,
-		 TupleTableSlot *search, TupleTableSlot *candidate)
+/*
+ * Do both have the same in all columns that the leader sent?  Values that are equal may still
+ * differ, as 1.0 and 1.00, and so may rows.
+ */
+static RowMatch
+match_rows(ApplyRelation *relation, const ColumnValue *row,
+		   TupleTableSlot *search, TupleTableSlot *candidate)
 {
+	RowMatch	match = ROW_IDENTICAL;
+
 	slot_getallattrs(candidate);
 	for (int i = 0; i < relation->desc->natts; i++)
 	{
@@ -148,30 +152,49 @@ same_row(ApplyRelation *relation, const ColumnValue *row,
 			 !relation->desc->columns[i].is_key))
 			continue;
 		if (search->tts_isnull[at] != candidate->tts_isnull[at])
-			return false;
-		if (!search->tts_isnull[at] &&
-			!same_value(attr, search->tts_values[at], candidate->tts_values[at]))
-			return false;
+			return ROW_NONE;
+		if (search->tts_isnull[at] ||
+			datum_image_eq(search->tts_values[at], candidate->tts_values[at],
+						   attr->attbyval, attr->attlen))
+			continue;
+		if (!equal_values(attr, search->tts_values[at], candidate->tts_values[at]))
+			return ROW_NONE;
+		match = ROW_EQUAL;
 	}
-	return true;
+	return match;
 }
 
-/* Leaves the row in found_slot. */
-static bool
+/* Leaves the row in found_slot: an identical one if there is any, or else the first that is equal. */
+static RowMatch
 find_by_scan(ApplyRelation *relation, const ColumnValue *row)
 {
+	TupleTableSlot *slot = relation->found_slot;
 	TableScanDesc scan = table_beginscan(relation->rel, GetActiveSnapshot(), 0, NULL);
-	bool		found = false;
+	MemoryContext context = AllocSetContextCreate(row_memory(), "pg_fanout row looked at",
+												  ALLOCSET_SMALL_SIZES);
+	RowMatch	best = ROW_NONE;
+	ItemPointerData equal;
 
-	while (!found && table_scan_getnextslot(scan, ForwardScanDirection, relation->found_slot))
+	while (best != ROW_IDENTICAL && table_scan_getnextslot(scan, ForwardScanDirection, slot))
 	{
+		MemoryContext oldcontext = MemoryContextSwitchTo(context);
+		RowMatch	match = match_rows(relation, row, relation->search_slot, slot);
+
 		CHECK_FOR_INTERRUPTS();
-		found = same_row(relation, row, relation->search_slot, relation->found_slot);
+		if (match == ROW_EQUAL && best == ROW_NONE)
+			equal = slot->tts_tid;
+		best = Max(best, match);
+		MemoryContextSwitchTo(oldcontext);
+		MemoryContextReset(context);
 	}
-	if (found)
-		ExecMaterializeSlot(relation->found_slot);
+	if (best == ROW_IDENTICAL)
+		ExecMaterializeSlot(slot);
 	table_endscan(scan);
-	return found;
+	MemoryContextDelete(context);
+	if (best == ROW_EQUAL &&
+		!table_tuple_fetch_row_version(relation->rel, &equal, GetActiveSnapshot(), slot))
+		elog(ERROR, "could not fetch a row that was found");
+	return best;
 }
 
 /* The columns by which the row to change is found. */
@@ -204,20 +227,21 @@ lock_found(ApplyRelation *relation)
 						relation->desc->nspname, relation->desc->relname)));
 }
 
-bool
+/* What an index finds is the only row that is equal. */
+RowMatch
 row_find(ApplyRelation *relation, const Change *change)
 {
 	const ColumnValue *row = change->oldkind != OLD_NONE ? change->oldrow : change->newrow;
-	bool		found;
+	RowMatch	found;
 
 	if (OidIsValid(relation->find_index))
-		found = find_by_index(relation, row);
+		found = find_by_index(relation, row) ? ROW_IDENTICAL : ROW_NONE;
 	else
 	{
 		(void) row_searched(relation, change);
 		found = find_by_scan(relation, row);
 	}
-	if (found && relation->triggers)
+	if (found != ROW_NONE && relation->triggers)
 		lock_found(relation);
 	return found;
 }
@@ -311,7 +335,7 @@ change_row(ApplyRelation *relation, const Change *change)
 		row_insert(relation, row_inserted(relation, change->newrow));
 		return;
 	}
-	if (!row_find(relation, change))
+	if (row_find(relation, change) == ROW_NONE)
 		row_not_found(relation, change);
 	if (change->op == CHANGE_UPDATE)
 		row_update(relation, row_updated(relation, change->newrow));
