@@ -2,10 +2,41 @@
 
 \echo Use "CREATE EXTENSION pg_fanout" to load this file. \quit
 
+-- Names below mean those of the server, whatever is in the schema by now.
+SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+
+/*
+ * Whoever owns the schema can put objects into it and rename it; what is in it already may be
+ * called in our stead.
+ */
+DO $$
+BEGIN
+    IF EXISTS (SELECT FROM pg_namespace n JOIN pg_roles r ON r.oid = n.nspowner
+               WHERE n.nspname = 'fanout' AND NOT r.rolsuper) THEN
+        RAISE EXCEPTION 'schema "fanout" belongs to a role that is not a superuser'
+            USING ERRCODE = 'object_not_in_prerequisite_state',
+                  HINT = 'Rename or drop the schema; the extension makes its own.';
+    END IF;
+    IF EXISTS (SELECT FROM pg_depend
+               WHERE refclassid = 'pg_namespace'::regclass AND refobjid = 'fanout'::regnamespace
+                 AND classid <> 'pg_extension'::regclass)
+       OR EXISTS (SELECT FROM pg_namespace n, aclexplode(n.nspacl) a
+                  WHERE n.nspname = 'fanout' AND a.privilege_type = 'CREATE' AND a.grantee <> n.nspowner) THEN
+        RAISE EXCEPTION 'schema "fanout" is used by others'
+            USING ERRCODE = 'object_not_in_prerequisite_state',
+                  DETAIL = 'It has objects already, or other roles may create some.',
+                  HINT = 'Rename or drop the schema; the extension makes its own.';
+    END IF;
+END
+$$;
+
 /*
  * Tables.  Nobody but superusers reads or writes them: functions and views do.
  * A row whose dboid is not this database's came with a copy of another
  * database and does not count.
+ *
+ * They belong to the superuser that can't be demoted, and have row-level security without
+ * policies: the privileges of pg_read_all_data and pg_write_all_data are not enough, then.
  */
 CREATE TABLE fanout.stream (
     id integer PRIMARY KEY,
@@ -96,6 +127,16 @@ CREATE TABLE fanout.deferred_statement (
 COMMENT ON TABLE fanout.deferred_statement IS
     'schema statements of an initial copy that wait until the tables are copied, or consistent';
 
+DO $$
+DECLARE
+    own regclass;
+BEGIN
+    FOR own IN SELECT oid FROM pg_class WHERE relnamespace = 'fanout'::regnamespace AND relkind = 'r' LOOP
+        EXECUTE format('ALTER TABLE %s OWNER TO %I', own, (SELECT rolname FROM pg_roles WHERE oid = 10));
+        EXECUTE format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', own);
+    END LOOP;
+END
+$$;
 REVOKE ALL ON fanout.stream, fanout.schema_change, fanout.followed_stream, fanout.followed_table, fanout.deferred_statement
     FROM PUBLIC;
 
