@@ -117,6 +117,7 @@ init_arrays(void)
 		SpinLockInit(&Registrations[i].mutex);
 		Registrations[i].sender_procno = -1;
 		pg_atomic_init_u32(&Registrations[i].sender_asleep, 0);
+		pg_atomic_init_u32(&Registrations[i].sender_challenged, 0);
 	}
 }
 
@@ -242,6 +243,7 @@ leader_stream_reset(LeaderStream *stream)
 	stream->registry_timeline = 0;
 	stream->era_begun = false;
 	stream->era_count = 0;
+	stream->dropped_count = 0;
 	pg_atomic_write_u32(&stream->log_trust, LOG_TRUSTED);
 	stream->failed_lsn = InvalidXLogRecPtr;
 	stream->failures = 0;
@@ -344,6 +346,7 @@ followed_stream_reset(FollowedStream *stream)
 	stream->leader_dboid = InvalidOid;
 	worker_info_init(&stream->worker);
 	stream->sender_pid = 0;
+	stream->former_sender_pid = 0;
 	stream->state = FOLLOW_STARTING;
 	stream->hold_pid = 0;
 	stream->held = false;

@@ -61,6 +61,9 @@ typedef enum LogTrust
 	LOG_NEW_SLOT				/* nor can the WAL be decoded: go on with what comes now */
 } LogTrust;
 
+/* Instances that drop_follower() forgot, which are told so: so many are remembered. */
+#define MAX_DROPPED	64
+
 /* A life of the server and the WAL that it wrote, see leader/era.c. */
 typedef struct Era
 {
@@ -100,6 +103,8 @@ typedef struct LeaderStream
 	bool		era_begun;		/* the last one is that of this life of the server */
 	int			era_count;
 	Era			eras[MAX_ERAS]; /* in order */
+	int			dropped_count;
+	pg_uuid_t	dropped[MAX_DROPPED];	/* in order */
 
 	pg_atomic_uint32 log_trust;	/* a LogTrust, for the decoder that opens the log next */
 
@@ -144,6 +149,7 @@ typedef struct Registration
 	pid_t		sender_pid;		/* 0: not connected */
 	int			sender_procno;
 	pg_atomic_uint32 sender_asleep; /* 1: the sender wants its latch set when the log grows */
+	pg_atomic_uint32 sender_challenged; /* 1: another connection wants the sender's place */
 	char		client_addr[64];
 	XLogRecPtr	sent_lsn;
 	XLogRecPtr	applied_lsn;
@@ -197,6 +203,7 @@ typedef struct FollowedStream
 	Oid			leader_dboid;
 	WorkerInfo	worker;
 	pid_t		sender_pid;		/* the leader's process that sends to the worker; 0: none */
+	pid_t		former_sender_pid;	/* the last one that did; 0: none in this server's life */
 	FollowState state;
 
 	XLogRecPtr	received_lsn;

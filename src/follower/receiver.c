@@ -87,6 +87,7 @@ note_leader(Receiver *receiver, const char *era)
 
 	SpinLockAcquire(&receiver->stream->mutex);
 	receiver->stream->sender_pid = PQbackendPID(receiver->conn);
+	receiver->stream->former_sender_pid = receiver->stream->sender_pid;
 	SpinLockRelease(&receiver->stream->mutex);
 	if (strcmp(era, receiver->row->era) == 0)
 		return;
@@ -110,13 +111,18 @@ start_stream(Receiver *receiver, const FollowedRow *row)
 	char	   *instance = DatumGetCString(DirectFunctionCall1(uuid_out,
 															   UUIDPGetDatum(&row->instance)));
 	char	   *era = leader_era(conn, NameStr(row->stream));
+	pid_t		former;
 	PGresult   *res;
 
+	SpinLockAcquire(&receiver->stream->mutex);
+	former = receiver->stream->former_sender_pid;
+	SpinLockRelease(&receiver->stream->mutex);
+
 	res = leader_query(conn,
-					   psprintf("CALL fanout.send_changes(%s, %s, '%s', '%X/%X', '%s', '%X/%X', %d)",
+					   psprintf("CALL fanout.send_changes(%s, %s, '%s', '%X/%X', '%s', '%X/%X', %d, %d)",
 								stream, follower, instance, LSN_FORMAT_ARGS(apply_start_lsn()),
 								row->era, LSN_FORMAT_ARGS(row->copied_until),
-								FANOUT_WIRE_VERSION),
+								FANOUT_WIRE_VERSION, (int) former),
 					   0, NULL);
 	PQfreemem(stream);
 	PQfreemem(follower);

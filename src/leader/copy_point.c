@@ -132,6 +132,8 @@ registered_position(LeaderStream *stream, const char *follower, const pg_uuid_t 
 			position = registration->durable_lsn;
 		SpinLockRelease(&registration->mutex);
 	}
+	if (XLogRecPtrIsInvalid(position) && dropped_has(stream, instance))
+		follower_was_dropped(follower, NameStr(stream->name));
 	if (XLogRecPtrIsInvalid(position))
 		ereport(ERROR,
 				(errcode(FANOUT_ERRCODE_LOST),
@@ -153,17 +155,15 @@ wait_until_disconnected(LeaderStream *stream, const char *follower, const pg_uui
 	while (registration != NULL)
 	{
 		pid_t		pid = 0;
-		TimestampTz seen_at;
 
 		SpinLockAcquire(&registration->mutex);
 		if (registration->in_use &&
 			memcmp(&registration->instance, instance, sizeof(pg_uuid_t)) == 0)
 			pid = registration->sender_pid;
-		seen_at = registration->last_seen_at;
 		SpinLockRelease(&registration->mutex);
 		if (pid == 0)
 			return;
-		if (!wait_for_old_sender(pid, seen_at, deadline))
+		if (!wait_for_old_sender(registration, deadline))
 			follower_is_connected(follower, NameStr(stream->name));
 	}
 }

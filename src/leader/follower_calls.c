@@ -323,7 +323,7 @@ fanout_unregister_follower(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_OBJECT_IN_USE),
 				 errmsg("another database is connected as follower \"%s\" of stream \"%s\"",
 						follower, NameStr(row->name))));
-	registry_remove(stream, follower);
+	registry_remove(stream, follower, false);
 	PG_RETURN_VOID();
 }
 

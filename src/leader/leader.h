@@ -107,7 +107,10 @@ extern void registry_load(LeaderStream *stream);
 extern Registration *registry_add(LeaderStream *stream, const char *name,
 								  const pg_uuid_t *instance, XLogRecPtr lsn);
 extern Registration *registry_find(LeaderStream *stream, const char *name);
-extern void registry_remove(LeaderStream *stream, const char *name);
+
+/* Forget a follower, if it is registered; dropped: and tell it so when it comes again. */
+extern void registry_remove(LeaderStream *stream, const char *name, bool dropped);
+
 
 /* Write the file, if a position changed enough since it was written; force: always. */
 extern void registry_save(LeaderStream *stream, bool force);
@@ -129,6 +132,13 @@ extern int	registry_count(LeaderStream *stream);
 
 /* Copies of the stream's entries (List of palloc'd Registration), in order of name. */
 extern List *registry_list(LeaderStream *stream);
+
+/* ---------- dropped.c ---------- */
+
+/* Remember that instance as dropped on purpose, or not any more: under registry_lock, exclusive. */
+extern void dropped_note(LeaderStream *stream, const pg_uuid_t *instance);
+extern void dropped_forget(LeaderStream *stream, const pg_uuid_t *instance);
+extern bool dropped_has(LeaderStream *stream, const pg_uuid_t *instance);
 
 /* ---------- era.c ---------- */
 

@@ -340,6 +340,6 @@ fanout_drop_follower(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("follower \"%s\" is not registered with stream \"%s\"",
 						follower, NameStr(row->name))));
-	registry_remove(stream, follower);
+	registry_remove(stream, follower, true);
 	PG_RETURN_VOID();
 }

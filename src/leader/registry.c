@@ -345,6 +345,7 @@ registry_add(LeaderStream *stream, const char *name, const pg_uuid_t *instance,
 
 	if (result != CLAIMED)
 		refuse_claim(result, stream, &entry);
+	dropped_forget(stream, instance);
 	write_file(stream);
 	LWLockRelease(Fanout->registry_lock);
 	return registration;
@@ -362,11 +363,12 @@ registry_find(LeaderStream *stream, const char *name)
 	return registration;
 }
 
-/* Forget a follower, if it is registered, and end its sender. */
+/* Ends its sender, too. */
 void
-registry_remove(LeaderStream *stream, const char *name)
+registry_remove(LeaderStream *stream, const char *name, bool dropped)
 {
 	Registration *registration;
+	pg_uuid_t	instance;
 	pid_t		pid = 0;
 
 	LWLockAcquire(Fanout->registry_lock, LW_EXCLUSIVE);
@@ -377,13 +379,18 @@ registry_remove(LeaderStream *stream, const char *name)
 	{
 		SpinLockAcquire(&registration->mutex);
 		pid = registration->sender_pid;
+		instance = registration->instance;
 		registration->in_use = false;
 		SpinLockRelease(&registration->mutex);
 	}
 	LWLockRelease(Fanout->lock);
 	end_sender(pid);
 	if (registration != NULL)
+	{
+		if (dropped)
+			dropped_note(stream, &instance);
 		write_file(stream);
+	}
 	LWLockRelease(Fanout->registry_lock);
 }
 

@@ -4,7 +4,7 @@
  *
  * It is small and always written whole: to a temporary file, which then takes
  * its place.  registry.c sees to it that one process does so at a time.  It also holds
- * the eras that the followers' positions may be of (era.c).
+ * the eras that the followers' positions may be of (era.c), and which instances were dropped.
  */
 #include "postgres.h"
 
@@ -18,9 +18,12 @@
 #include "leader/registry_file.h"
 
 #define REGISTRY_MAGIC		0x46525247	/* "FRRG" */
-#define REGISTRY_VERSION	3
+#define REGISTRY_VERSION	4
 
-/* The file is a header, era_count eras and count entries, in the server's byte order. */
+/*
+ * The file is a header, era_count eras, dropped_count instances and count entries, in the
+ * server's byte order.
+ */
 typedef struct RegistryHeader
 {
 	uint32		magic;
@@ -29,8 +32,17 @@ typedef struct RegistryHeader
 	uint32		timeline;		/* which history the positions are of */
 	uint64		system_identifier;
 	uint32		era_count;
+	uint32		dropped_count;
 	pg_crc32c	crc;			/* of the header up to here and of what follows */
 } RegistryHeader;
+
+/* Where in the file's contents the parts behind the header are. */
+typedef struct RegistryParts
+{
+	const Era  *eras;
+	const pg_uuid_t *dropped;
+	RegistryEntry *entries;
+} RegistryParts;
 
 static void
 registry_path(char *path, const LeaderStream *stream, const char *suffix)
@@ -42,14 +54,15 @@ registry_path(char *path, const LeaderStream *stream, const char *suffix)
 }
 
 static pg_crc32c
-registry_crc(const RegistryHeader *header, const Era *eras, const RegistryEntry *entries)
+registry_crc(const RegistryHeader *header, const RegistryParts *parts)
 {
 	pg_crc32c	crc;
 
 	INIT_CRC32C(crc);
 	COMP_CRC32C(crc, header, offsetof(RegistryHeader, crc));
-	COMP_CRC32C(crc, eras, sizeof(Era) * header->era_count);
-	COMP_CRC32C(crc, entries, sizeof(RegistryEntry) * header->count);
+	COMP_CRC32C(crc, parts->eras, sizeof(Era) * header->era_count);
+	COMP_CRC32C(crc, parts->dropped, sizeof(pg_uuid_t) * header->dropped_count);
+	COMP_CRC32C(crc, parts->entries, sizeof(RegistryEntry) * header->count);
 	FIN_CRC32C(crc);
 	return crc;
 }
@@ -70,7 +83,7 @@ write_or_fail(int fd, const void *data, Size len, const char *path)
 
 /* The rename makes the new file durable. */
 void
-registry_file_write(const LeaderStream *stream, const RegistryEntry *entries, uint32 count)
+registry_file_write(const LeaderStream *stream, RegistryEntry *entries, uint32 count)
 {
 	RegistryHeader header = {
 		.magic = REGISTRY_MAGIC,
@@ -78,13 +91,17 @@ registry_file_write(const LeaderStream *stream, const RegistryEntry *entries, ui
 		.count = count,
 		.timeline = stream->registry_timeline,
 		.system_identifier = stream->registry_system,
-		.era_count = stream->era_count
+		.era_count = stream->era_count,
+		.dropped_count = stream->dropped_count
+	};
+	RegistryParts parts = {
+		.eras = stream->eras, .dropped = stream->dropped, .entries = entries
 	};
 	char		path[MAXPGPATH];
 	char		temp_path[MAXPGPATH];
 	int			fd;
 
-	header.crc = registry_crc(&header, stream->eras, entries);
+	header.crc = registry_crc(&header, &parts);
 	registry_path(path, stream, "");
 	registry_path(temp_path, stream, ".tmp");
 
@@ -95,6 +112,7 @@ registry_file_write(const LeaderStream *stream, const RegistryEntry *entries, ui
 				 errmsg("could not create file \"%s\": %m", temp_path)));
 	write_or_fail(fd, &header, sizeof(header), temp_path);
 	write_or_fail(fd, stream->eras, sizeof(Era) * header.era_count, temp_path);
+	write_or_fail(fd, stream->dropped, sizeof(pg_uuid_t) * header.dropped_count, temp_path);
 	write_or_fail(fd, entries, sizeof(RegistryEntry) * count, temp_path);
 	if (CloseTransientFile(fd) != 0)
 		ereport(ERROR,
@@ -127,6 +145,24 @@ read_whole_file(const char *path, Size *size)
 	return data;
 }
 
+/* Find the parts; false when the contents are not what a file of ours has. */
+static bool
+parse_file(char *data, Size size, RegistryHeader *header, RegistryParts *parts)
+{
+	if (size < sizeof(*header))
+		return false;
+	memcpy(header, data, sizeof(*header));
+	if (header->magic != REGISTRY_MAGIC || header->version != REGISTRY_VERSION ||
+		header->era_count > MAX_ERAS || header->dropped_count > MAX_DROPPED ||
+		size != sizeof(*header) + sizeof(Era) * header->era_count +
+		sizeof(pg_uuid_t) * header->dropped_count + sizeof(RegistryEntry) * (Size) header->count)
+		return false;
+	parts->eras = (Era *) (data + sizeof(*header));
+	parts->dropped = (pg_uuid_t *) (parts->eras + header->era_count);
+	parts->entries = (RegistryEntry *) (parts->dropped + header->dropped_count);
+	return EQ_CRC32C(header->crc, registry_crc(header, parts));
+}
+
 RegistryEntry *
 registry_file_read(LeaderStream *stream, uint32 *count)
 {
@@ -134,6 +170,7 @@ registry_file_read(LeaderStream *stream, uint32 *count)
 	char	   *data;
 	Size		size;
 	RegistryHeader header;
+	RegistryParts parts;
 
 	*count = 0;
 	registry_path(path, stream, "");
@@ -141,26 +178,16 @@ registry_file_read(LeaderStream *stream, uint32 *count)
 	if (data == NULL)
 		return NULL;
 
-	if (size >= sizeof(header))
+	if (parse_file(data, size, &header, &parts))
 	{
-		Era		   *eras = (Era *) (data + sizeof(header));
-		RegistryEntry *entries;
-
-		memcpy(&header, data, sizeof(header));
-		entries = (RegistryEntry *) (eras + Min(header.era_count, MAX_ERAS));
-		if (header.magic == REGISTRY_MAGIC && header.version == REGISTRY_VERSION &&
-			header.era_count <= MAX_ERAS &&
-			size == sizeof(header) + sizeof(Era) * header.era_count +
-			sizeof(RegistryEntry) * (Size) header.count &&
-			EQ_CRC32C(header.crc, registry_crc(&header, eras, entries)))
-		{
-			*count = header.count;
-			stream->era_count = header.era_count;
-			memcpy(stream->eras, eras, sizeof(Era) * header.era_count);
-			stream->registry_timeline = header.timeline;
-			stream->registry_system = header.system_identifier;
-			return entries;
-		}
+		*count = header.count;
+		stream->era_count = header.era_count;
+		memcpy(stream->eras, parts.eras, sizeof(Era) * header.era_count);
+		stream->dropped_count = header.dropped_count;
+		memcpy(stream->dropped, parts.dropped, sizeof(pg_uuid_t) * header.dropped_count);
+		stream->registry_timeline = header.timeline;
+		stream->registry_system = header.system_identifier;
+		return parts.entries;
 	}
 	ereport(WARNING,
 			(errcode(ERRCODE_DATA_CORRUPTED),

@@ -20,8 +20,7 @@ typedef struct RegistryEntry
 } RegistryEntry;
 
 /* Replace the file's contents, durably; one process at a time. */
-extern void registry_file_write(const LeaderStream *stream, const RegistryEntry *entries,
-								uint32 count);
+extern void registry_file_write(const LeaderStream *stream, RegistryEntry *entries, uint32 count);
 
 /*
  * The file's entries, in the current memory context; none when there is no

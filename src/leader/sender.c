@@ -108,6 +108,7 @@ make_sender(FunctionCallInfo fcinfo)
 	sender->era = *PG_GETARG_UUID_P(4);
 	sender->reached_lsn = PG_GETARG_LSN(5);
 	check_wire_version(PG_GETARG_INT32(6));
+	sender->former_pid = PG_GETARG_INT32(7);
 
 	row = stream_row_require_grant(NameStr(sender->stream_name));
 	sender->stream_id = row->id;
@@ -373,6 +374,7 @@ tick(Sender *sender)
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("permission for stream \"%s\" was revoked", NameStr(sender->stream_name))));
 	SPI_commit();
+	sender_heed_challenge(sender);
 	if (!server_is_stopping())
 		return;
 	sender_allow_report();
@@ -572,7 +574,7 @@ send_changes(Sender *sender)
 
 /*
  * send_changes(stream name, follower name, instance uuid, after pg_lsn, era uuid,
- *				reached pg_lsn, wire_version int)
+ *				reached pg_lsn, wire_version int, former_sender int)
  */
 Datum
 fanout_send_changes(PG_FUNCTION_ARGS)

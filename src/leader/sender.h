@@ -21,6 +21,7 @@ typedef struct Sender
 	pg_uuid_t	instance;
 	pg_uuid_t	era;			/* of reached_lsn, see era.c */
 	XLogRecPtr	reached_lsn;	/* the newest that the follower has anything of */
+	pid_t		former_pid;		/* the follower's last sender, as it says; 0: it knows of none */
 	Registration *registration; /* NULL: not attached */
 	LogReader  *reader;
 	uint32		generation;		/* of the log that reader reads */
@@ -55,8 +56,8 @@ extern int64 sender_question_came(const Sender *sender, uint64 question);
 /* ---------- sender_entry.c: the sender's follower in the registry ---------- */
 
 /*
- * Become the follower's one sender.  An older one whose follower has fallen silent is
- * ended first.  Fails when the follower is not registered (ERRCODE_UNDEFINED_OBJECT),
+ * Become the follower's one sender.  An older one is ended first if the follower says that
+ * it was its own, or if nothing answers at its other end.  Fails when the follower is not registered (ERRCODE_UNDEFINED_OBJECT),
  * is registered by another instance (ERRCODE_DUPLICATE_OBJECT), is connected
  * (ERRCODE_OBJECT_IN_USE) or is lost (FANOUT_ERRCODE_LOST).
  */
@@ -64,12 +65,15 @@ extern void sender_attach(Sender *sender);
 
 /*
  * A new connection is most often the follower coming back before its old sender has
- * noticed that it left: pause, and end the sender if its follower has been silent for a
- * while.  false: the deadline has passed, and both are alive.
+ * noticed that it left: have that look, and pause.  false: the deadline has passed.
  */
-extern bool wait_for_old_sender(pid_t pid, TimestampTz seen_at, TimestampTz deadline);
+extern bool wait_for_old_sender(Registration *registration, TimestampTz deadline);
 extern TimestampTz old_sender_deadline(void);
+
+/* End if somebody wants our place and nothing answers at the other end of the connection. */
+extern void sender_heed_challenge(const Sender *sender);
 pg_noreturn extern void follower_is_connected(const char *follower, const char *stream);
+pg_noreturn extern void follower_was_dropped(const char *follower, const char *stream);
 
 /* Give the entry back; no-op when not attached.  Does not fail. */
 extern void sender_detach(Sender *sender);

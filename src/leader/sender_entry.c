@@ -8,13 +8,22 @@
  *
  * A new connection of the same instance is most often the follower coming
  * back before its old sender has noticed that it left, so it waits for that to
- * end, and ends it when it has heard nothing for a while.  But if the old
- * one's follower is alive, then two databases think they are the same follower, one
- * a copy of the other: the second is refused.
+ * end.  But if the old one's follower is alive, then two databases think they are the
+ * same follower, one a copy of the other: the second is refused.  That the old one says
+ * nothing does not tell which it is: it may wait for a lock, or apply for long.  So
+ *
+ *	- a follower whose worker comes back names the sender that it had before, in this
+ *	  life of its server; no copy knows it.  That one is ended.
+ *	- otherwise the old sender is asked to look whether the network still hears from
+ *	  the other end (sender_heed_challenge()).  A host that is there answers for a
+ *	  process that is busy.
  */
 #include "postgres.h"
 
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <signal.h>
+#include <sys/socket.h>
 
 #include "libpq/libpq-be.h"
 #include "miscadmin.h"
@@ -28,7 +37,7 @@
 #include "leader/sender.h"
 
 #define ATTACH_TIMEOUT_MS	10000
-#define SILENT_MS			3000
+#define UNREACHABLE_MS		3000
 #define POLL_MS				10
 
 typedef enum AttachResult
@@ -68,27 +77,29 @@ take_entry(Sender *sender, Registration *registration, const char *client_addr,
 	strlcpy(registration->client_addr, client_addr, sizeof(registration->client_addr));
 	registration->connected_at = now;
 	registration->last_seen_at = now;
+	pg_atomic_write_u32(&registration->sender_challenged, 0);
 	registration->sent_lsn = sender->sent_lsn;
 	registration->applied_lsn = Min(registration->applied_lsn, sender->sent_lsn);
 	registration->state = FOLLOWER_STREAMING;
 }
 
-/* One try; *old_pid and *seen_at tell of a sender that is in the way. */
+/* One try; *entry is then the entry, perhaps with a sender that is in the way. */
 static AttachResult
-try_attach(Sender *sender, pid_t *old_pid, TimestampTz *seen_at)
+try_attach(Sender *sender, Registration **entry)
 {
 	Registration *registration = registry_find(sender->stream, NameStr(sender->follower));
+	pid_t		old_pid;
 	TimestampTz now = GetCurrentTimestamp();
 	char		client_addr[sizeof(registration->client_addr)];
 	AttachResult result;
 
+	*entry = registration;
 	if (registration == NULL)
 		return NOT_REGISTERED;
 	copy_client_addr(client_addr, sizeof(client_addr));
 
 	SpinLockAcquire(&registration->mutex);
-	*old_pid = registration->sender_pid;
-	*seen_at = registration->last_seen_at;
+	old_pid = registration->sender_pid;
 	if (!registration->in_use || registration->stream_id != sender->stream_id ||
 		registration->dboid != MyDatabaseId)
 		result = NOT_REGISTERED;
@@ -105,6 +116,8 @@ try_attach(Sender *sender, pid_t *old_pid, TimestampTz *seen_at)
 
 	if (result == ATTACHED)
 		sender->registration = registration;
+	if (result == HAS_SENDER && old_pid == sender->former_pid)
+		(void) kill(old_pid, SIGTERM);
 	return result;
 }
 
@@ -115,21 +128,22 @@ is_of_other_history(const Sender *sender)
 	return !era_has(sender->stream, &sender->era, Max(sender->reached_lsn, sender->sent_lsn));
 }
 
-/* Who comes from another history may be one that only the leader of then knew. */
+/*
+ * A follower that nobody dropped and that is not registered is one that only another
+ * leader knew, or this one before its registry was lost: a standby that was promoted, a
+ * backup, files that are gone.  It copies again, without anybody's help.  One that was
+ * dropped waits for somebody to say what is to become of it.
+ */
 static void
 attach_failed(const Sender *sender, AttachResult result)
 {
 	const char *follower = NameStr(sender->follower);
 	const char *stream = NameStr(sender->stream_name);
 
-	if (result == NOT_REGISTERED && is_of_other_history(sender))
+	if (result == NOT_REGISTERED && !dropped_has(sender->stream, &sender->instance))
 		fail_lost(sender);
 	if (result == NOT_REGISTERED)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("follower \"%s\" is not registered with stream \"%s\"",
-						follower, stream),
-				 errhint("Call fanout.resync() to copy it again, or fanout.unfollow().")));
+		follower_was_dropped(follower, stream);
 	if (result == OTHER_INSTANCE)
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
@@ -137,6 +151,15 @@ attach_failed(const Sender *sender, AttachResult result)
 						follower, stream),
 				 errhint("Follow under another name, or copy again after fanout.drop_follower() on the leader.")));
 	follower_is_connected(follower, stream);
+}
+
+void
+follower_was_dropped(const char *follower, const char *stream)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_UNDEFINED_OBJECT),
+			 errmsg("follower \"%s\" was dropped from stream \"%s\"", follower, stream),
+			 errhint("Call fanout.resync() to copy it again, or fanout.unfollow().")));
 }
 
 void
@@ -156,14 +179,11 @@ old_sender_deadline(void)
 }
 
 bool
-wait_for_old_sender(pid_t pid, TimestampTz seen_at, TimestampTz deadline)
+wait_for_old_sender(Registration *registration, TimestampTz deadline)
 {
-	TimestampTz now = GetCurrentTimestamp();
-
-	if (now >= deadline)
+	if (GetCurrentTimestamp() >= deadline)
 		return false;
-	if (TimestampDifferenceExceeds(seen_at, now, SILENT_MS))
-		(void) kill(pid, SIGTERM);
+	pg_atomic_write_u32(&registration->sender_challenged, 1);
 	CHECK_FOR_INTERRUPTS();
 	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
 					 POLL_MS, PG_WAIT_EXTENSION);
@@ -175,13 +195,12 @@ void
 sender_attach(Sender *sender)
 {
 	TimestampTz deadline = old_sender_deadline();
+	Registration *registration;
 	AttachResult result;
-	pid_t		old_pid;
-	TimestampTz seen_at;
 
-	while ((result = try_attach(sender, &old_pid, &seen_at)) != ATTACHED)
+	while ((result = try_attach(sender, &registration)) != ATTACHED)
 	{
-		if (result != HAS_SENDER || !wait_for_old_sender(old_pid, seen_at, deadline))
+		if (result != HAS_SENDER || !wait_for_old_sender(registration, deadline))
 			attach_failed(sender, result);
 	}
 	if (is_of_other_history(sender))
@@ -221,6 +240,35 @@ sender_detach(Sender *sender)
 }
 
 /* ---------- while sending ---------- */
+
+/*
+ * Has the other end of the connection not answered for a while, although it was asked?  What
+ * was sent is acknowledged by its host, and so are the questions of one that takes no more.
+ */
+static bool
+peer_is_gone(void)
+{
+#ifdef __linux__
+	struct tcp_info info;
+	socklen_t	len = sizeof(info);
+
+	/* A local socket ends with the process. */
+	if (getsockopt(MyProcPort->sock, IPPROTO_TCP, TCP_INFO, &info, &len) != 0)
+		return false;
+	return (info.tcpi_retransmits > 0 || info.tcpi_probes > 0) &&
+		info.tcpi_last_ack_recv > UNREACHABLE_MS;
+#else
+	return false;				/* keepalives end it, later */
+#endif
+}
+
+void
+sender_heed_challenge(const Sender *sender)
+{
+	if (pg_atomic_exchange_u32(&sender->registration->sender_challenged, 0) != 0 &&
+		peer_is_gone())
+		sender_connection_lost(sender);
+}
 
 static void
 fail_lost(const Sender *sender)

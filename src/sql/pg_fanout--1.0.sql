@@ -261,10 +261,10 @@ COMMENT ON FUNCTION fanout.unregister_follower(name, name, uuid, integer) IS
     'for followers: unregister oneself; no error when not registered';
 
 CREATE PROCEDURE fanout.send_changes(stream name, follower name, instance uuid, after pg_lsn,
-    era uuid, reached pg_lsn, wire_version integer)
+    era uuid, reached pg_lsn, wire_version integer, former_sender integer DEFAULT 0)
 AS 'MODULE_PATHNAME', 'fanout_send_changes' LANGUAGE C;
-COMMENT ON PROCEDURE fanout.send_changes(name, name, uuid, pg_lsn, uuid, pg_lsn, integer) IS
-    'for followers: turn this connection into a stream of changes that committed after a position';
+COMMENT ON PROCEDURE fanout.send_changes(name, name, uuid, pg_lsn, uuid, pg_lsn, integer, integer) IS
+    'for followers: turn this connection into a stream of changes that committed after a position; in place of the sender that the follower had before';
 
 /*
  * On a follower
@@ -497,7 +497,7 @@ COMMENT ON FUNCTION fanout.wait_for(text, interval, name) IS
     'wait until this follower has applied a token of its leader; false: timed out';
 
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA fanout FROM PUBLIC;
-REVOKE ALL ON PROCEDURE fanout.send_changes(name, name, uuid, pg_lsn, uuid, pg_lsn, integer) FROM PUBLIC;
+REVOKE ALL ON PROCEDURE fanout.send_changes(name, name, uuid, pg_lsn, uuid, pg_lsn, integer, integer) FROM PUBLIC;
 GRANT USAGE ON SCHEMA fanout TO PUBLIC;
 GRANT EXECUTE ON FUNCTION fanout.staleness_state(), fanout.lag(name), fanout.stream_staleness(integer),
     fanout.wait_for_copy(name, interval), fanout.wait_for(text, interval, name),
@@ -528,5 +528,5 @@ GRANT EXECUTE ON FUNCTION fanout.stream_info(name, integer), fanout.stream_table
     fanout.register_follower(name, name, uuid, uuid, pg_lsn), fanout.flush_wal(),
     fanout.unregister_follower(name, name, uuid, integer), fanout.snapshot_position(name),
     fanout.table_hashes(regclass, name[], name[], name[], text, integer, integer[]) TO fanout_follower;
-GRANT EXECUTE ON PROCEDURE fanout.send_changes(name, name, uuid, pg_lsn, uuid, pg_lsn, integer)
+GRANT EXECUTE ON PROCEDURE fanout.send_changes(name, name, uuid, pg_lsn, uuid, pg_lsn, integer, integer)
     TO fanout_follower;
