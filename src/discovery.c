@@ -3,12 +3,16 @@
  *		Making the hints that did not come with a server's data.
  *
  * Hints (hints.h) are directories, and only what is in the WAL reaches a physical standby
- * or what is restored from a backup.  So a server that has replayed WAL when it starts
- * may have rows in its databases that nobody made hints for here.  Its launcher then
- * has a short-lived worker look into each database, one after the other, and make them.
+ * or what is restored from a backup; and a copy or an upgrade of a server may leave out what
+ * it does not know.  So a server may have rows in its databases that nobody made hints for
+ * here.  After each start the launcher has a short-lived worker look into each database, one
+ * after the other, and make them.
+ *
+ * Until all have been looked into, every database counts as one that may follow a stream
+ * (follows_anything()): neither guard nor bounds go by what is not there yet.
  *
  * While no background worker is free it is tried again.  A worker whose database's tables
- * stay locked gives up, and says so in the server log.
+ * stay locked gives up, says so in the server log, and is started again after the others.
  */
 #include "postgres.h"
 
@@ -16,7 +20,6 @@
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "access/xact.h"
-#include "access/xlogrecovery.h"
 #include "catalog/pg_database.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
@@ -36,6 +39,17 @@
 #include "transaction.h"
 
 #define LOCK_TIMEOUT	"10s"
+#define NEXT_ROUND_MS	30000
+
+/* Of a database whose DROP was interrupted: the server lets nobody in. */
+#define INVALID_DATABASE_LIMIT	(-2)
+
+typedef enum LookResult
+{
+	LOOKED,
+	NOT_LOOKED,					/* the worker has failed */
+	NO_WORKER
+} LookResult;
 
 /* ---------- the launcher's side ---------- */
 
@@ -55,7 +69,7 @@ connectable_databases(MemoryContext context)
 		Form_pg_database database = (Form_pg_database) GETSTRUCT(tuple);
 		MemoryContext oldcontext = MemoryContextSwitchTo(context);
 
-		if (database->datallowconn)
+		if (database->datallowconn && database->datconnlimit != INVALID_DATABASE_LIMIT)
 			result = lappend_oid(result, database->oid);
 		MemoryContextSwitchTo(oldcontext);
 	}
@@ -65,8 +79,7 @@ connectable_databases(MemoryContext context)
 	return result;
 }
 
-/* Returns false when no worker is free. */
-static bool
+static LookResult
 look_into(Oid dboid)
 {
 	BackgroundWorker worker = {0};
@@ -81,31 +94,66 @@ look_into(Oid dboid)
 	strlcpy(worker.bgw_function_name, "fanout_discovery_main", BGW_MAXLEN);
 	strlcpy(worker.bgw_type, "pg_fanout discovery", BGW_MAXLEN);
 	snprintf(worker.bgw_name, BGW_MAXLEN, "pg_fanout discovery of database %u", dboid);
+	pg_atomic_write_u32(&Fanout->looked_into, InvalidOid);
 	if (!RegisterDynamicBackgroundWorker(&worker, &handle))
-		return false;
+		return NO_WORKER;
 	(void) WaitForBackgroundWorkerShutdown(handle);
 	pfree(handle);
-	return true;
+	return pg_atomic_read_u32(&Fanout->looked_into) == dboid ? LOOKED : NOT_LOOKED;
 }
 
-/* Look into all databases if this server has replayed WAL; false: call it again later. */
-bool
+/* Those of the list that can be looked into now; the list is freed. */
+static List *
+still_connectable(List *oids)
+{
+	List	   *all = connectable_databases(CurrentMemoryContext);
+	List	   *others = list_difference_oid(all, oids);
+	List	   *result = list_difference_oid(all, others);
+
+	list_free(all);
+	list_free(others);
+	list_free(oids);
+	return result;
+}
+
+/*
+ * Look into the next database, and say after how many milliseconds to go on.  Hints are found
+ * by the launcher's next scan: only after that, with the next call, all is done.
+ */
+long
 discover_streams(void)
 {
-	static List *databases = NIL;
+	static bool listed = false;
+	static List *databases = NIL;	/* to be looked into in this round */
+	static List *failed = NIL;	/* ... and in the next one */
+	MemoryContext oldcontext = MemoryContextSwitchTo(TopMemoryContext);
+	long		pause = 0;
 
-	if (XLogRecPtrIsInvalid(GetXLogReplayRecPtr(NULL)))
-		return true;
-	if (databases == NIL)
-		databases = connectable_databases(TopMemoryContext);
-	while (databases != NIL)
+	if (!listed)
+		databases = connectable_databases(CurrentMemoryContext);
+	listed = true;
+	if (databases != NIL)
 	{
-		CHECK_FOR_INTERRUPTS();
-		if (!look_into(linitial_oid(databases)))
-			return false;
-		databases = list_delete_first(databases);
+		Oid			dboid = linitial_oid(databases);
+		LookResult	result = look_into(dboid);
+
+		if (result == NOT_LOOKED)
+			failed = lappend_oid(failed, dboid);
+		if (result == NO_WORKER)
+			pause = fanout_retry_interval;
+		else
+			databases = list_delete_first(databases);
 	}
-	return true;
+	else if (failed != NIL)
+	{
+		databases = still_connectable(failed);
+		failed = NIL;
+		pause = NEXT_ROUND_MS;
+	}
+	else
+		pg_atomic_write_u32(&Fanout->discovered, 1);
+	MemoryContextSwitchTo(oldcontext);
+	return pause;
 }
 
 /* ---------- the worker ---------- */
@@ -148,5 +196,6 @@ fanout_discovery_main(Datum dboid)
 	make_hints(HINT_FOLLOWED, "followed_stream");
 	PopActiveSnapshot();
 	CommitTransactionCommand();
+	pg_atomic_write_u32(&Fanout->looked_into, MyDatabaseId);
 	proc_exit(0);
 }

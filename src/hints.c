@@ -115,6 +115,15 @@ hint_remove(HintKind kind, Oid dboid, int32 id)
 				 errmsg("could not remove directory \"%s\": %m", path)));
 }
 
+bool
+hint_exists(const Hint *hint)
+{
+	char		path[MAXPGPATH];
+
+	hint_path(path, hint->kind, hint->dboid, hint->id);
+	return access(path, F_OK) == 0 || errno != ENOENT;
+}
+
 void
 hint_remove_database(Oid dboid)
 {

@@ -8,7 +8,9 @@
  *
  * A hint is made and synced before the transaction that needs it commits, and is a
  * superset of the truth: a worker started for one that its database's tables
- * know nothing of removes it.
+ * know nothing of removes it.  One that somebody else has removed, with or without the rest
+ * of the directory, is made again: by the launcher while the server runs, and after a start
+ * when discovery.c finds the row that it was for.
  *
  * Slot, log, registry, origin and record go by the id, and outlive the stream until a worker
  * has removed them.  So ids are random: numbers that are counted begin again with
@@ -50,6 +52,8 @@ extern void hint_remove(HintKind kind, Oid dboid, int32 id);
 
 /* Remove all of a database's hints (the database is gone). */
 extern void hint_remove_database(Oid dboid);
+
+extern bool hint_exists(const Hint *hint);
 
 /* All hints, a List of palloc'd Hint. */
 extern List *hint_list(void);

@@ -309,9 +309,34 @@ find_launch(const Hint *hint)
 }
 
 /*
- * Forget what is no longer on disk.  Its last worker has given up the record; but a scan that had
- * read the hint before may have claimed another for it since.
+ * A stream with a record is one that was there at last: if its hint is gone, and no worker has
+ * removed it, somebody else did.  The tables know: a worker looks.
  */
+static void
+restore_hints(void)
+{
+	ListCell   *lc;
+
+	foreach(lc, streams_with_records())
+	{
+		Hint	   *hint = lfirst(lc);
+
+		if (hint_exists(hint))
+			continue;
+		if (!database_exists(hint->dboid))
+		{
+			release_hint(hint);
+			continue;
+		}
+		ereport(LOG,
+				(errmsg("making the directory of %s %d of database %u again",
+						hint->kind == HINT_STREAM ? "stream" : "followed stream",
+						hint->id, hint->dboid)));
+		hint_create(hint->kind, hint->dboid, hint->id, false);
+	}
+}
+
+/* Forget what is no longer on disk: its last worker has given up the record. */
 static void
 forget_unseen(void)
 {
@@ -326,7 +351,6 @@ forget_unseen(void)
 		launch->seen = false;
 		if (!gone)
 			continue;
-		release_hint(&launch->hint);
 		if (launch->handle != NULL)
 			pfree(launch->handle);
 		hash_search(launches, &launch->hint, HASH_REMOVE, NULL);
@@ -340,6 +364,7 @@ scan_hints(void)
 	TimestampTz now = GetCurrentTimestamp();
 	ListCell   *lc;
 
+	restore_hints();
 	foreach(lc, hint_list())
 	{
 		Hint	   *hint = lfirst(lc);
@@ -414,7 +439,6 @@ void
 fanout_launcher_main(Datum arg)
 {
 	MemoryContext scan_context;
-	bool		discovered = false;
 
 	launcher_init();
 	scan_context = AllocSetContextCreate(TopMemoryContext, "pg_fanout hint scan",
@@ -434,11 +458,8 @@ fanout_launcher_main(Datum arg)
 		timeout = scan_hints();
 
 		/* The workers that are known to be needed come first. */
-		if (!discovered)
-		{
-			discovered = discover_streams();
-			timeout = discovered ? 0 : Min(timeout, fanout_retry_interval);
-		}
+		if (pg_atomic_read_u32(&Fanout->discovered) == 0)
+			timeout = Min(timeout, discover_streams());
 		/* A transaction of the scan may have left another context behind. */
 		MemoryContextSwitchTo(scan_context);
 		MemoryContextReset(scan_context);

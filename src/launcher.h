@@ -26,7 +26,7 @@ extern void database_commands_init(void);
 extern bool database_is_reserved(Oid dboid);
 
 /* discovery.c: make hints that are missing after a recovery; false: not done yet. */
-extern bool discover_streams(void);
+extern long discover_streams(void);
 
 /* Entry points, started by name. */
 extern PGDLLEXPORT void fanout_launcher_main(Datum arg);

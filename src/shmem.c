@@ -85,6 +85,8 @@ init_control(void)
 	Fanout->launcher_procno = -1;
 	pg_atomic_init_u32(&Fanout->leader_streams, 0);
 	pg_atomic_init_u32(&Fanout->followed_streams, 0);
+	pg_atomic_init_u32(&Fanout->discovered, 0);
+	pg_atomic_init_u32(&Fanout->looked_into, InvalidOid);
 	pg_atomic_init_u64(&Fanout->guard_generation, 1);
 }
 
@@ -333,7 +335,8 @@ bool
 follows_anything(void)
 {
 	return Fanout != NULL &&
-		(pg_atomic_read_u32(&Fanout->followed_streams) > 0 || RecoveryInProgress());
+		(pg_atomic_read_u32(&Fanout->followed_streams) > 0 ||
+		 pg_atomic_read_u32(&Fanout->discovered) == 0 || RecoveryInProgress());
 }
 
 static void
@@ -402,6 +405,35 @@ followed_stream_release(FollowedStream *stream)
 	pg_atomic_fetch_sub_u32(&Fanout->followed_streams, 1);
 	LWLockRelease(Fanout->lock);
 	ConditionVariableBroadcast(&stream->changed);
+}
+
+static List *
+add_hint(List *hints, HintKind kind, Oid dboid, int32 id)
+{
+	Hint	   *hint = palloc(sizeof(Hint));
+
+	hint->kind = kind;
+	hint->dboid = dboid;
+	hint->id = id;
+	return lappend(hints, hint);
+}
+
+List *
+streams_with_records(void)
+{
+	List	   *hints = NIL;
+
+	LWLockAcquire(Fanout->lock, LW_SHARED);
+	for (int i = 0; i < fanout_max_streams; i++)
+	{
+		if (LeaderStreams[i].in_use)
+			hints = add_hint(hints, HINT_STREAM, LeaderStreams[i].dboid, LeaderStreams[i].id);
+		if (FollowedStreams[i].in_use)
+			hints = add_hint(hints, HINT_FOLLOWED, FollowedStreams[i].dboid,
+							 FollowedStreams[i].id);
+	}
+	LWLockRelease(Fanout->lock);
+	return hints;
 }
 
 /* ---------- too many ---------- */

@@ -267,6 +267,10 @@ typedef struct FanoutShmem
 	pg_atomic_uint32 leader_streams;
 	pg_atomic_uint32 followed_streams;
 
+	/* 1: every database was looked into, and no stream is without a record for want of a hint. */
+	pg_atomic_uint32 discovered;
+	pg_atomic_uint32 looked_into;	/* oid of the database that discovery has read last */
+
 	/* Raised whenever the set of replicated tables of any follower changes. */
 	pg_atomic_uint64 guard_generation;
 } FanoutShmem;
@@ -287,9 +291,16 @@ extern LeaderStream *leader_stream_find(Oid dboid, int32 id);
 extern bool leader_of_any_stream(Oid dboid);
 extern LeaderStream *leader_stream_claim(Oid dboid, int32 id);
 extern void leader_stream_release(LeaderStream *stream);
+
+/* The streams that have records now: a List of palloc'd Hint. */
+struct List;
+extern struct List *streams_with_records(void);
 extern FollowedStream *followed_stream_find(Oid dboid, int32 id);
 
-/* May any database of this server follow a stream?  On a standby nobody claims records. */
+/*
+ * May any database of this server follow a stream?  On a standby nobody claims records, and
+ * after a start those of streams without a hint come late (discovery.c): the tables know.
+ */
 extern bool follows_anything(void);
 extern FollowedStream *followed_stream_claim(Oid dboid, int32 id);
 extern void followed_stream_release(FollowedStream *stream);

@@ -514,7 +514,7 @@ registry_set_history(LeaderStream *stream, uint64 system_identifier, uint32 time
 		stream->era_count = 0;
 	stream->registry_system = system_identifier;
 	stream->registry_timeline = timeline;
-	if (era_begin(stream) || !same)
+	if (era_begin(stream) || !same || !registry_file_exists(stream))
 		write_file(stream);
 	LWLockRelease(Fanout->registry_lock);
 	if (!same)

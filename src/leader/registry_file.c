@@ -121,6 +121,15 @@ registry_file_write(const LeaderStream *stream, RegistryEntry *entries, uint32 c
 	(void) durable_rename(temp_path, path, ERROR);
 }
 
+bool
+registry_file_exists(const LeaderStream *stream)
+{
+	char		path[MAXPGPATH];
+
+	registry_path(path, stream, "");
+	return access(path, F_OK) == 0;
+}
+
 /* Whole contents of the file; NULL when there is none. */
 static char *
 read_whole_file(const char *path, Size *size)

@@ -22,6 +22,8 @@ typedef struct RegistryEntry
 /* Replace the file's contents, durably; one process at a time. */
 extern void registry_file_write(const LeaderStream *stream, RegistryEntry *entries, uint32 count);
 
+extern bool registry_file_exists(const LeaderStream *stream);
+
 /*
  * The file's entries, in the current memory context; none when there is no
  * file or, with a warning, when it is damaged.

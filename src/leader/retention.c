@@ -19,6 +19,9 @@
  * When the disk is full the writer removes old segments by itself, to go on (writer.c);
  * step 4 then notices where the log starts.
  *
+ * Somebody may have removed the log under the decoder's feet: before all that it looks
+ * whether it is there, and fails, so that its successor begins another.
+ *
  * A decoder that is stopped between any two steps finds a log whose end lies at or
  * after the confirmed position.
  */
@@ -159,6 +162,7 @@ retention_upkeep(Decoder *decoder, bool force)
 		log_writer_bytes(writer) < decoder->kept_bytes + UPKEEP_BYTES)
 		return;
 
+	log_writer_check_file(writer);
 	mark_progress(decoder, now);
 	sync_log(decoder);
 	confirm_slot(decoder);

@@ -130,6 +130,9 @@ extern void log_writer_mark(LogWriter *writer, XLogRecPtr lsn);
 extern bool log_writer_flush(LogWriter *writer, LogEnd *end);
 extern Size log_writer_buffered(LogWriter *writer);
 
+/* Fail with ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE when the file that is written is gone. */
+extern void log_writer_check_file(LogWriter *writer);
+
 /* Sync the log to disk; returns the LSN up to which it is. */
 extern XLogRecPtr log_writer_sync(LogWriter *writer);
 

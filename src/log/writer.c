@@ -480,6 +480,17 @@ log_writer_sync(LogWriter *writer)
 	return writer->synced_lsn;
 }
 
+/* What is written to a file that has no name any more is lost with the process. */
+void
+log_writer_check_file(LogWriter *writer)
+{
+	char		path[MAXPGPATH];
+
+	segment_path(path, writer->dir, last_segment(writer)->segno);
+	if (access(path, F_OK) != 0 && errno == ENOENT)
+		segment_removed(path);
+}
+
 /* ---------- trimming ---------- */
 
 static uint64
