@@ -44,6 +44,7 @@ INSERT INTO calls (call) VALUES
 	($$fanout.create_stream('x', '{nothing}')$$),
 	($$fanout.create_stream('app', '{p}')$$),
 	($$fanout.create_stream('x', '{p}', NULL)$$),
+	($$fanout.create_stream('x', '{p}', true, NULL)$$),
 	($$fanout.drop_stream(NULL)$$),
 	($$fanout.drop_stream('')$$),
 	($$fanout.drop_stream('x', NULL)$$),

@@ -263,6 +263,24 @@ fanout_dshash_parameters(size_t key_size, size_t entry_size, int tranche_id)
 #define fanout_major(version) ((version) / 10000)
 #define fanout_has_transaction_timeout(version) ((version) >= 170000)
 
+/*
+ * 18 lets constraints NOT NULL be not valid, and refuses REPLICA IDENTITY FULL where a generated
+ * column is not published.
+ */
+#if PG_VERSION_NUM >= 180000
+#define fanout_never_null(rel, att) \
+	(TupleDescCompactAttr(RelationGetDescr(rel), (att)->attnum - 1)->attnullability == \
+	 ATTNULLABLE_VALID)
+#define fanout_full_identity_works(rel) \
+	(RelationGetDescr(rel)->constr == NULL || \
+	 !RelationGetDescr(rel)->constr->has_generated_virtual)
+#define FANOUT_ALL_COLUMNS	" WITH (publish_generated_columns = stored)"
+#else
+#define fanout_never_null(rel, att) ((att)->attnotnull)
+#define fanout_full_identity_works(rel) true
+#define FANOUT_ALL_COLUMNS	""
+#endif
+
 /* 17 ties a set of events to a resource owner; without one it stays until it is freed. */
 #if PG_VERSION_NUM >= 170000
 #define fanout_event_set(nevents) CreateWaitEventSet(NULL, (nevents))

@@ -131,6 +131,7 @@ _PG_init(void)
 	launcher_register();
 	commit_hook_init();
 	ddl_capture_init();
+	identity_watch_init();
 	drop_extension_init();
 	commit_token_init();
 	own_publication_init();

@@ -43,6 +43,9 @@ typedef struct SchemaChange
 	char	   *text;			/* to be repeated instead of the statement; NULL: itself */
 } SchemaChange;
 
+/* ddl_capture.c: is there a stream with schema changes? */
+extern bool ddl_is_led(void);
+
 /* ddl_write.c: the text in its query string; rows for a statement and its end, by a number. */
 extern char *statement_text(const PlannedStmt *pstmt, const char *query_string);
 extern uint32 write_statement_down(const char *text, List *relids, uint8 flags);

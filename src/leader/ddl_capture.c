@@ -44,8 +44,8 @@ static bool importing = false;	/* an IMPORT FOREIGN SCHEMA runs */
 
 /* ---------- is there anything to do? ---------- */
 
-static bool
-leads_ddl(void)
+bool
+ddl_is_led(void)
 {
 	ListCell   *lc;
 
@@ -67,7 +67,7 @@ is_captured(Node *stmt, ProcessUtilityContext context)
 
 	return whole && is_schema_change(stmt) &&
 		!creating_extension && Fanout != NULL && OidIsValid(MyDatabaseId) &&
-		IsTransactionState() && !XactReadOnly && !RecoveryInProgress() && leads_ddl();
+		IsTransactionState() && !XactReadOnly && !RecoveryInProgress() && ddl_is_led();
 }
 
 /* ---------- the hook ---------- */

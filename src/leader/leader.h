@@ -23,6 +23,7 @@ typedef struct StreamRow
 	List	   *granted;		/* of Oid: roles that may follow it */
 	bool		own_publication;	/* the only publication was made for the stream */
 	bool		ddl;			/* schema changes are in the stream */
+	bool		identity;		/* its tables get a replica identity, see identity.h */
 } StreamRow;
 
 /*
@@ -193,6 +194,10 @@ extern void commit_hook_request(LeaderStream *stream, XLogRecPtr lsn);
 /* ---------- ddl_capture.c ---------- */
 
 extern void ddl_capture_init(void);
+
+/* ---------- identity_watch.c ---------- */
+
+extern void identity_watch_init(void);
 
 /* ---------- output_plugin.c ---------- */
 

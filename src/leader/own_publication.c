@@ -27,6 +27,7 @@
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 
+#include "compat.h"
 #include "leader/leader.h"
 #include "own_tables.h"
 #include "shmem.h"
@@ -90,7 +91,7 @@ own_publication_create(const char *stream)
 				 errdetail("The name of its publication, \"%s\", would exceed %d bytes.",
 						   publication, NAMEDATALEN - 1)));
 	if (!own_publication_exists(publication))
-		execute_utility(psprintf("CREATE PUBLICATION %s FOR ALL TABLES",
+		execute_utility(psprintf("CREATE PUBLICATION %s FOR ALL TABLES" FANOUT_ALL_COLUMNS,
 								 quote_identifier(publication)));
 	depend_on_extension(publication);
 	return publication;

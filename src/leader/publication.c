@@ -641,3 +641,24 @@ publication_publishes(Relation relation)
 	}
 	return false;
 }
+
+Oid
+publication_changed_as(Relation relation, List *names)
+{
+	PublishedRelation rel = {.relid = RelationGetRelid(relation)};
+	RelationFacts facts;
+	List	   *publications = NIL;
+	ListCell   *lc;
+
+	foreach(lc, names)
+	{
+		Publication *publication = GetPublicationByName(lfirst(lc), true);
+
+		if (publication != NULL &&
+			(publication->pubactions.pubupdate || publication->pubactions.pubdelete))
+			publications = lappend(publications, publication);
+	}
+	gather_facts(&facts, relation);
+	(void) choose_publications(&rel, &facts, publications);
+	return rel.actions.pubupdate || rel.actions.pubdelete ? rel.publish_as : InvalidOid;
+}

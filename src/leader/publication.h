@@ -84,6 +84,12 @@ extern bool publication_touched(void);
 /* Is any change of the table, or of the partitions of a partitioned one, published? */
 extern bool publication_publishes(Relation relation);
 
+/*
+ * What these publications publish updated or deleted rows of the table as: itself or an
+ * ancestor; InvalidOid: they don't publish such changes.  Works in any process.
+ */
+extern Oid	publication_changed_as(Relation relation, List *names);
+
 /* ---------- published_tables.c ---------- */
 
 /* Start of a decoding session; memory comes from parent. */

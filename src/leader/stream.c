@@ -31,6 +31,7 @@
 #include "compat.h"
 #include "hints.h"
 #include "launcher.h"
+#include "leader/identity.h"
 #include "leader/leader.h"
 #include "own_tables.h"
 
@@ -128,70 +129,89 @@ checked_publications(ArrayType *array)
 	return result;
 }
 
-static Datum
-name_datum(const char *name)
-{
-	return DirectFunctionCall1(namein, CStringGetDatum(name));
-}
-
 static void
-insert_row(int32 id, const char *name, List *publications, bool own_publication, bool ddl)
+insert_row(const StreamRow *row)
 {
-	Oid			types[] = {INT4OID, NAMEOID, OIDOID, NAMEARRAYOID, BOOLOID, OIDOID, BOOLOID};
+	Oid			types[] = {INT4OID, NAMEOID, OIDOID, NAMEARRAYOID, BOOLOID, OIDOID, BOOLOID, BOOLOID};
 	Datum		values[] = {
-		Int32GetDatum(id),
-		name_datum(name),
+		Int32GetDatum(row->id),
+		NameGetDatum(&row->name),
 		ObjectIdGetDatum(MyDatabaseId),
-		name_array_datum(publications),
-		BoolGetDatum(own_publication),
-		ObjectIdGetDatum(GetUserId()),
-		BoolGetDatum(ddl)
+		name_array_datum(row->publications),
+		BoolGetDatum(row->own_publication),
+		ObjectIdGetDatum(row->owner),
+		BoolGetDatum(row->ddl),
+		BoolGetDatum(row->identity)
 	};
 	OwnTables	state;
 
 	own_tables_begin(&state);
 	if (SPI_execute_with_args("INSERT INTO fanout.stream"
-							  " (id, name, dboid, publications, own_publication, owner, ddl)"
-							  " VALUES ($1, $2, $3, $4, $5, $6, $7)",
+							  " (id, name, dboid, publications, own_publication, owner, ddl, identity)"
+							  " VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
 							  lengthof(types), types, values, NULL, false, 0) != SPI_OK_INSERT)
 		elog(ERROR, "could not insert into fanout.stream");
 	own_tables_end(&state);
 }
 
-/*
- * create_stream(stream name, publications name[], ddl boolean)
- */
-Datum
-fanout_create_stream(PG_FUNCTION_ARGS)
+/* UPDATE and DELETE of these tables are refused by the server from now on. */
+static void
+see_to_identities(const StreamRow *row)
 {
-	bool		own_publication = PG_ARGISNULL(1);
-	char	   *name;
-	List	   *publications;
-	int32		id = hint_random_id();
+	ListCell   *lc;
 
-	fanout_require_preload();
+	if (!row->identity)
+	{
+		identity_warn(row);
+		return;
+	}
+	foreach(lc, identity_lacking(row))
+		(void) identity_give(lfirst_oid(lc), list_make1((void *) row), true);
+}
+
+static void
+check_arguments(FunctionCallInfo fcinfo)
+{
 	if (PG_ARGISNULL(0))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("stream name must not be null")));
-	if (PG_ARGISNULL(2))
+	if (PG_ARGISNULL(2) || PG_ARGISNULL(3))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("ddl must not be null")));
-	name = NameStr(*PG_GETARG_NAME(0));
+				 errmsg("%s must not be null", PG_ARGISNULL(2) ? "ddl" : "identity")));
+}
+
+/*
+ * create_stream(stream name, publications name[], ddl boolean, identity boolean)
+ */
+Datum
+fanout_create_stream(PG_FUNCTION_ARGS)
+{
+	StreamRow	row = {0};
+
+	fanout_require_preload();
+	check_arguments(fcinfo);
+	row.id = hint_random_id();
+	row.name = *PG_GETARG_NAME(0);
+	row.own_publication = PG_ARGISNULL(1);
+	row.owner = GetUserId();
+	row.ddl = PG_GETARG_BOOL(2);
+	row.identity = PG_GETARG_BOOL(3);
 	check_can_lead();
-	check_new_name(name);
+	check_new_name(NameStr(row.name));
 	leader_stream_require_free();
 
-	if (own_publication)
-		publications = list_make1(own_publication_create(name));
+	if (row.own_publication)
+		row.publications = list_make1(own_publication_create(NameStr(row.name)));
 	else
-		publications = checked_publications(PG_GETARG_ARRAYTYPE_P(1));
+		row.publications = checked_publications(PG_GETARG_ARRAYTYPE_P(1));
 
 	/* The hint must be on disk when the row commits, see hints.h. */
-	insert_row(id, name, publications, own_publication, PG_GETARG_BOOL(2));
-	hint_create(HINT_STREAM, MyDatabaseId, id, true);
+	insert_row(&row);
+	hint_create(HINT_STREAM, MyDatabaseId, row.id, true);
 	launcher_wake_at_commit();
+	see_to_identities(&row);
 	PG_RETURN_VOID();
 }
 

@@ -38,7 +38,8 @@ enum
 	Anum_stream_owner,
 	Anum_stream_granted,
 	Anum_stream_ddl,
-	Natts_stream_read = Anum_stream_ddl
+	Anum_stream_identity,
+	Natts_stream_read = Anum_stream_identity
 };
 
 static StreamRow *
@@ -63,6 +64,7 @@ row_from_tuple(HeapTuple tuple, TupleDesc desc)
 	row->owner = DatumGetObjectId(values[Anum_stream_owner - 1]);
 	row->granted = oid_array_list(DatumGetArrayTypePCopy(values[Anum_stream_granted - 1]));
 	row->ddl = DatumGetBool(values[Anum_stream_ddl - 1]);
+	row->identity = DatumGetBool(values[Anum_stream_identity - 1]);
 	return row;
 }
 

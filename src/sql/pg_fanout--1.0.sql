@@ -47,6 +47,7 @@ CREATE TABLE fanout.stream (
     owner oid NOT NULL,
     granted oid[] NOT NULL DEFAULT '{}',
     ddl boolean NOT NULL,
+    identity boolean NOT NULL,
     created_at timestamptz NOT NULL DEFAULT now(),
     UNIQUE (dboid, name)
 );
@@ -144,10 +145,10 @@ REVOKE ALL ON fanout.stream, fanout.schema_change, fanout.followed_stream, fanou
  * On the leader
  */
 CREATE FUNCTION fanout.create_stream(stream name, publications name[] DEFAULT NULL,
-    ddl boolean DEFAULT true)
+    ddl boolean DEFAULT true, identity boolean DEFAULT false)
 RETURNS void AS 'MODULE_PATHNAME', 'fanout_create_stream' LANGUAGE C VOLATILE;
-COMMENT ON FUNCTION fanout.create_stream(name, name[], boolean) IS
-    'start to decode the tables of these publications (NULL: every table) into a stream, and schema changes unless ddl is false';
+COMMENT ON FUNCTION fanout.create_stream(name, name[], boolean, boolean) IS
+    'start to decode the tables of these publications (NULL: every table) into a stream, and schema changes unless ddl is false; identity gives tables without a key a replica identity, now and later';
 
 CREATE FUNCTION fanout.drop_stream(stream name, force boolean DEFAULT false)
 RETURNS void AS 'MODULE_PATHNAME', 'fanout_drop_stream' LANGUAGE C VOLATILE STRICT;
@@ -502,7 +503,7 @@ GRANT USAGE ON SCHEMA fanout TO PUBLIC;
 GRANT EXECUTE ON FUNCTION fanout.staleness_state(), fanout.lag(name), fanout.stream_staleness(integer),
     fanout.wait_for_copy(name, interval), fanout.wait_for(text, interval, name),
     fanout.token(), fanout.wait_for_followers(integer, text, interval) TO PUBLIC;
-GRANT EXECUTE ON FUNCTION fanout.create_stream(name, name[], boolean), fanout.drop_stream(name, boolean),
+GRANT EXECUTE ON FUNCTION fanout.create_stream(name, name[], boolean, boolean), fanout.drop_stream(name, boolean),
     fanout.drop_follower(name, name), fanout.grant_stream(name, name), fanout.revoke_stream(name, name),
     fanout.streams_state(), fanout.followers_state() TO PUBLIC;
 GRANT EXECUTE ON FUNCTION fanout.history_state(), fanout.staleness_chart(name, integer) TO PUBLIC;
