@@ -173,6 +173,15 @@ group_open(Oid leader_relid)
 	return relation;
 }
 
+/* After an error: the transaction that everything belonged to is over. */
+void
+group_abandon(void)
+{
+	estate = NULL;
+	open_relations = NIL;
+	memset(&apply_position, 0, sizeof(apply_position));
+}
+
 void
 group_close_relations(void)
 {

@@ -129,6 +129,7 @@ extern EPQState *group_recheck(void);
 extern ApplyRelation *group_open(Oid leader_relid);
 extern void group_open_table(ApplyRelation *relation, Oid relid);
 extern void group_close_relations(void);
+extern void group_abandon(void);
 extern void group_put_defaults(ApplyRelation *relation, TupleTableSlot *slot);
 
 /* value.c */

@@ -11,7 +11,8 @@
  *				not here are made, and all are pending: they are copied beside the stream
  *				(copy_beside.c).
  *	data		pending tables are emptied and copied, each in a transaction of its
- *				own that also notes the snapshot it was copied with.
+ *				own that also notes the snapshot it was copied with.  One that can't
+ *				be copied stays pending, and is tried again beside the stream.
  *	indexes		what was put off of the schema: indexes, constraints, triggers.
  *	done		streaming begins or goes on.
  *
@@ -19,7 +20,8 @@
  * anew: the follower registers at a new position, to which its origin is set.  Not
  * NULL, the registration and the origin stand, and only pending tables are
  * copied: after an interruption, or when a table could not be copied beside the stream.
- * Rows may not fit a schema that is older than they are, then; see stream_before_copying().
+ * Rows may not fit a schema that is older than they are, then: such tables stay pending until
+ * the stream has brought what was changed.
  */
 #include "postgres.h"
 
@@ -44,7 +46,7 @@
 
 static MemoryContext step_context;
 
-static void
+void
 begin_step(const char *activity)
 {
 	pgstat_report_activity(STATE_RUNNING, activity);
@@ -53,7 +55,7 @@ begin_step(const char *activity)
 	PushActiveSnapshot(GetTransactionSnapshot());
 }
 
-static void
+void
 end_step(void)
 {
 	PopActiveSnapshot();
@@ -176,104 +178,13 @@ step_tables(FollowedRow *row, CopySession *session)
 	end_step();
 }
 
-/* The pending tables, opened and locked, with their partitions. */
-static List *
-open_pending_tables(const FollowedRow *row, LOCKMODE lockmode)
-{
-	List	   *rels = NIL;
-	ListCell   *lc;
-
-	foreach(lc, followed_tables(row->id))
-	{
-		FollowedTable *table = lfirst(lc);
-
-		if (table->state == TABLE_PENDING)
-			rels = local_table_open_all(rels, table->relid, lockmode);
-	}
-	return rels;
-}
-
-/* Does a table that stays reference one that is emptied? */
-static bool
-referenced_from_outside(const FollowedRow *row)
-{
-	return followed_execute("SELECT 1 FROM pg_catalog.pg_constraint c"
-							" JOIN fanout.followed_table t ON t.relid = c.confrelid"
-							" WHERE c.contype = 'f' AND t.followed_id = $1 AND t.state = 'p'"
-							" AND NOT EXISTS (SELECT FROM fanout.followed_table o"
-							" WHERE o.followed_id = $1 AND o.state = 'p' AND o.relid = c.conrelid)",
-							row->id) > 0;
-}
-
-void
-copy_note_totals(const FollowedRow *row, List *tables)
-{
-	ListCell   *lc;
-
-	followed_execute("UPDATE fanout.followed_stream SET copy_started_at = pg_catalog.clock_timestamp()"
-					 " WHERE id = $1", row->id);
-	foreach(lc, tables)
-	{
-		CopyTable  *table = lfirst(lc);
-
-		followed_execute(psprintf("UPDATE fanout.followed_table SET total_rows = " INT64_FORMAT ","
-								  " total_bytes = " INT64_FORMAT ", copied_rows = NULL,"
-								  " copied_bytes = NULL, copied_at = NULL"
-								  " WHERE followed_id = $1 AND nspname = %s AND relname = %s"
-								  " AND state = 'p'", table->rows, table->bytes,
-								  quote_literal_cstr(table->nspname),
-								  quote_literal_cstr(table->relname)), row->id);
-	}
-}
-
-/* After a wait: whoever stopped following meanwhile keeps his rows. */
-static void
-check_still_followed(const FollowedRow *row)
-{
-	if (followed_execute("SELECT 1 FROM fanout.followed_stream WHERE id = $1", row->id) == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("this database stopped following the stream")));
-}
-
-/*
- * Empty what is to be copied.  A table that is referenced by one that is not
- * copied can't be truncated; then rows are deleted.  The locks may come late, and nobody who
- * wants to stop following or to pause waits for a row that was changed before.
- */
-static void
-empty_pending_tables(const FollowedRow *row, const CopySession *session)
-{
-	List	   *rels;
-	ListCell   *lc;
-
-	begin_step("preparing to copy tables");
-	copy_note_totals(row, session->tables);
-	end_step();
-	begin_step("emptying the tables to be copied");
-	if (referenced_from_outside(row))
-	{
-		rels = open_pending_tables(row, RowExclusiveLock);
-		check_still_followed(row);
-		foreach(lc, rels)
-			local_table_delete_all(lfirst(lc), NULL);
-	}
-	else
-	{
-		rels = open_pending_tables(row, AccessExclusiveLock);
-		check_still_followed(row);
-		if (rels != NIL)
-			local_tables_truncate(rels, false);
-	}
-	foreach(lc, rels)
-		table_close(lfirst(lc), NoLock);
-	end_step();
-}
-
 static void
 step_data(FollowedRow *row, CopySession *session)
 {
-	empty_pending_tables(row, session);
+	begin_step("preparing to copy tables");
+	copy_note_totals(row, pending_tables(row, session->tables, NULL));
+	end_step();
+	empty_pending_tables(row);
 	pgstat_report_activity(STATE_RUNNING, "copying tables");
 	copy_pending_tables(row, session);
 
@@ -358,7 +269,7 @@ void
 schedule_copy(int32 followed_id, Oid relid)
 {
 	const char *pending = "UPDATE fanout.followed_table SET state = 'p', copy_number = copy_number + 1"
-		" WHERE followed_id = $1";
+		", failures = 0 WHERE followed_id = $1";
 
 	followed_row_lock(followed_id);
 	if (!OidIsValid(relid))

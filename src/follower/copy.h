@@ -27,6 +27,8 @@ typedef struct CopyTable
 	char	   *row_filter;		/* NULL: all rows */
 	int64		rows;			/* on the leader, as it estimates */
 	int64		bytes;			/* on the leader; the order of the copy */
+	int			position;		/* in that order */
+	bool		may_read;		/* on the leader */
 } CopyTable;
 
 /* ---------- copy_snapshot.c: the leader's side ---------- */
@@ -61,10 +63,44 @@ extern void lock_leader_tables(PGconn *conn, List *tables);
 /* Are the two lists the same, but for their order and sizes? */
 extern bool same_tables(List *a, List *b);
 
+/* For list_sort(): by the oid on the leader. */
+extern int	compare_copy_tables(const ListCell *a, const ListCell *b);
+
 /* ---------- copy.c ---------- */
 
+/* A transaction with a snapshot; the activity is what the process is said to do. */
+extern void begin_step(const char *activity);
+extern void end_step(void);
+
+/* ---------- copy_empty.c ---------- */
+
+/* In transactions of its own. */
+extern void empty_pending_tables(const FollowedRow *row);
+
+/* ---------- copy_pending.c ---------- */
+
+/* A table that is to be copied. */
+typedef struct PendingTable
+{
+	CopyTable  *leader;
+	Oid			relid;			/* here */
+	bool		joined;			/* never copied before */
+	int			failures;		/* of its copy in a row */
+} PendingTable;
+
+/*
+ * Those of the leader's list (of CopyTable) that are pending here, List of PendingTable in
+ * the order in which they are to be copied; *missing, unless NULL, is one that is not on
+ * that list.  Needs a transaction.
+ */
+extern List *pending_tables(const FollowedRow *row, List *leader_list,
+							const FollowedTable **missing);
+
+/* The same as CopyTable. */
+extern List *pending_on_leader(List *pending);
+
 /* Note how much there is to copy, for fanout.table_staleness and fanout.copy_progress. */
-extern void copy_note_totals(const FollowedRow *row, List *tables);
+extern void copy_note_totals(const FollowedRow *row, List *pending);
 
 /* ---------- copy_join.c ---------- */
 
@@ -133,10 +169,19 @@ extern List *leader_types(PGconn *conn, const CopyTable *table, char *relkind);
 extern void copy_table(const FollowedRow *row, PGconn *conn, CopyTable *table, Oid relid,
 					   const char *snapshot, CopyCheck check);
 
+/*
+ * The same, but false when it fails for a reason of the table's own, which is noted.  Then the
+ * connection is of no use any more.
+ */
+extern bool copy_table_by_itself(const FollowedRow *row, PGconn *conn, const PendingTable *table,
+								 const char *snapshot, CopyCheck check);
+
 /* ---------- sequence.c ---------- */
 extern void copy_sequences(const FollowedRow *row, PGconn *conn);
 
 /* ---------- copy_worker.c ---------- */
+
+/* Those of the session's tables that are pending; one that can't be copied stays so. */
 extern void copy_pending_tables(const FollowedRow *row, CopySession *session);
 
 /* Until no process copies for an earlier worker of the stream. */

@@ -23,8 +23,11 @@
  *
  * The copier ends with its worker, when that does not stream any more, and when the worker
  * waits for a lock that it has: for a schema change.  A schema change of a table that is
- * pending or behind has it copied again (apply_ddl.c).  An error of the copier's has it
- * started again after a pause.
+ * pending or behind has it copied again (apply_ddl.c).
+ *
+ * A table that can't be copied stays pending, and its changes are ignored; the others are
+ * copied and put in line.  The worker starts another copier after a pause, which grows.  While no
+ * table is behind, copy_lsn moves along then: nothing is kept for a copy that is to begin anew.
  *
  * copier_pid and copier_owner in the stream's record say who copies for which worker: there is
  * never more than one, and none beside a copy by the worker itself.
@@ -65,6 +68,24 @@ typedef struct CopierStart
 } CopierStart;
 
 /* ---------- the worker's side ---------- */
+
+/* When to look whether there is a copier, as long as tables are pending. */
+static struct
+{
+	int64		at;				/* fanout_boottime_us(); 0: none are */
+	int			failures;		/* so often there was none */
+	bool		due;			/* now */
+} retry;
+
+#define MAX_RETRY_PAUSE_MS	60000
+
+static int64
+retry_pause(void)
+{
+	int64		pause = (int64) fanout_retry_interval << Min(retry.failures, 16);
+
+	return Min(pause, Max(fanout_retry_interval, MAX_RETRY_PAUSE_MS)) * 1000;
+}
 
 static pid_t
 read_copier(FollowedStream *stream, pid_t *owner)
@@ -125,7 +146,7 @@ start_copier(const FollowedRow *row)
 
 	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
 	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
-	worker.bgw_restart_time = Max(fanout_retry_interval / 1000, 1);
+	worker.bgw_restart_time = BGW_NEVER_RESTART;
 	strlcpy(worker.bgw_library_name, FANOUT_LIBRARY, BGW_MAXLEN);
 	strlcpy(worker.bgw_function_name, "fanout_copier_main", BGW_MAXLEN);
 	strlcpy(worker.bgw_type, "pg_fanout copy", BGW_MAXLEN);
@@ -157,13 +178,20 @@ note_copy_lsn(FollowedRow *row, XLogRecPtr lsn)
 	row->copy_lsn = lsn;
 }
 
+static void
+copy_first(int32 followed_id, bool failed_too)
+{
+	followed_execute(psprintf("UPDATE fanout.followed_stream s SET copy_state = 'data'"
+							  " WHERE id = $1 AND copy_state = 'done' AND EXISTS (SELECT"
+							  " FROM fanout.followed_table t WHERE t.followed_id = s.id"
+							  " AND t.state = 'p'%s)", failed_too ? "" : " AND t.failures = 0"),
+					 followed_id);
+}
+
 void
 copy_before_streaming(int32 followed_id)
 {
-	followed_execute("UPDATE fanout.followed_stream s SET copy_state = 'data'"
-					 " WHERE id = $1 AND copy_state = 'done' AND EXISTS (SELECT"
-					 " FROM fanout.followed_table t WHERE t.followed_id = s.id AND t.state = 'p')",
-					 followed_id);
+	copy_first(followed_id, false);
 }
 
 /*
@@ -179,49 +207,79 @@ stream_before_copying(int32 followed_id)
 					 followed_id);
 }
 
-/* Where the stream stands must not be lost by a crash: the copy needs it from there. */
+/*
+ * Where a copy begins, unless one has.  It must not be lost by a crash: the copy needs the
+ * stream from there.  Returns whether any table is pending.
+ */
+static bool
+note_where_it_begins(FollowedRow *row, bool copier_there)
+{
+	MemoryContext context = CurrentMemoryContext;
+	XLogRecPtr	standing = replorigin_session_get_progress(true);
+	bool		pending;
+	bool		behind;
+
+	begin_step("looking for tables to be copied");
+	MemoryContextSwitchTo(context);
+	pending = any_in_state(row->id, TABLE_PENDING);
+	behind = any_in_state(row->id, TABLE_BEHIND);
+	if (pending && !behind && !copier_there)
+		note_copy_lsn(row, standing);
+	else if (!pending && !behind && !XLogRecPtrIsInvalid(row->copy_lsn))
+		note_copy_lsn(row, InvalidXLogRecPtr);
+	end_step();
+	return pending;
+}
+
 bool
 copy_beside(FollowedStream *stream, FollowedRow *row)
 {
-	MemoryContext oldcontext = CurrentMemoryContext;
-	XLogRecPtr	standing = replorigin_session_get_progress(true);
-	bool		pending;
-	bool		started = true;
+	bool		there;
+	bool		due = retry.due;
+	bool		stream_first;
 	pid_t		owner;
 
 	if (read_copier(stream, &owner) != 0 && owner != MyProcPid)
 		copier_end(stream);
-	fanout_start_transaction();
-	PushActiveSnapshot(GetTransactionSnapshot());
-	MemoryContextSwitchTo(oldcontext);
-	pending = any_in_state(row->id, TABLE_PENDING);
-	if (pending && XLogRecPtrIsInvalid(row->copy_lsn))
-		note_copy_lsn(row, standing);
-	else if (!pending && !XLogRecPtrIsInvalid(row->copy_lsn) && !any_in_state(row->id, TABLE_BEHIND))
-		note_copy_lsn(row, InvalidXLogRecPtr);
-	PopActiveSnapshot();
-	CommitTransactionCommand();
-	MemoryContextSwitchTo(oldcontext);
-
-	if (pending && !copier_is_there(stream))
-		started = start_copier(row);
-	if (!started)
+	retry.due = false;
+	there = copier_is_there(stream);
+	if (!note_where_it_begins(row, there))
 	{
-		fanout_start_transaction();
-		PushActiveSnapshot(GetTransactionSnapshot());
-		copy_before_streaming(row->id);
-		PopActiveSnapshot();
-		CommitTransactionCommand();
-		MemoryContextSwitchTo(oldcontext);
+		retry.at = 0;
+		retry.failures = 0;
+		return true;
 	}
-	return started;
+	retry.at = fanout_boottime_us() + retry_pause();
+	if (there || start_copier(row))
+		return true;
+	begin_step("no process is free to copy tables");
+	copy_first(row->id, due);
+	stream_first = followed_execute("SELECT 1 FROM fanout.followed_stream"
+									" WHERE id = $1 AND copy_state = '" COPY_DONE "'", row->id) > 0;
+	end_step();
+	return stream_first;
+}
+
+bool
+copier_is_due(FollowedStream *stream)
+{
+	pid_t		owner;
+
+	if (retry.at == 0 || fanout_boottime_us() < retry.at)
+		return false;
+	retry.at = fanout_boottime_us() + retry_pause();
+	if (read_copier(stream, &owner) != 0)
+		return false;
+	retry.failures++;
+	retry.due = true;
+	return true;
 }
 
 /* ---------- the copier ---------- */
 
 static FollowedStream *my_stream;
 static pid_t my_owner;
-static bool copied = false;		/* anything */
+static bool copied = false;		/* any table */
 
 /* Is the worker that started this still there, and streaming? */
 static bool
@@ -296,75 +354,6 @@ end_if_in_the_way(void)
 	proc_exit(1);
 }
 
-/* A pending table of the stream. */
-typedef struct CopierTable
-{
-	CopyTable  *leader;
-	Oid			relid;			/* here */
-	bool		joined;			/* never copied before */
-} CopierTable;
-
-static CopyTable *
-find_on_leader(List *leader_list, const FollowedTable *table)
-{
-	ListCell   *lc;
-
-	foreach(lc, leader_list)
-	{
-		CopyTable  *leader = lfirst(lc);
-
-		if (OidIsValid(table->leader_relid) ? leader->relid == table->leader_relid :
-			strcmp(leader->nspname, table->nspname) == 0 &&
-			strcmp(leader->relname, table->relname) == 0)
-			return leader;
-	}
-	return NULL;
-}
-
-/* List of CopierTable, as the leader lists them now; *missing is one that it does not list. */
-static List *
-pending_tables(PGconn *conn, const FollowedRow *row, const FollowedTable **missing)
-{
-	List	   *leader_list = leader_tables(conn, NameStr(row->stream));
-	List	   *pending = NIL;
-	ListCell   *lc;
-
-	*missing = NULL;
-	foreach(lc, followed_tables(row->id))
-	{
-		FollowedTable *followed = lfirst(lc);
-		CopierTable *table;
-		CopyTable  *leader;
-
-		if (followed->state != TABLE_PENDING)
-			continue;
-		leader = find_on_leader(leader_list, followed);
-		if (leader == NULL)
-		{
-			*missing = followed;
-			continue;
-		}
-		table = palloc(sizeof(CopierTable));
-		table->leader = leader;
-		table->relid = followed->relid;
-		table->joined = followed->filter_snapshot == NULL;
-		pending = lappend(pending, table);
-	}
-	return pending;
-}
-
-/* As CopyTable; only those that joined: as oids on the leader. */
-static List *
-leader_side(List *tables)
-{
-	List	   *list = NIL;
-	ListCell   *lc;
-
-	foreach(lc, tables)
-		list = lappend(list, ((CopierTable *) lfirst(lc))->leader);
-	return list;
-}
-
 static void
 wait_before_snapshot(PGconn *conn, const FollowedRow *row, List *tables)
 {
@@ -373,7 +362,7 @@ wait_before_snapshot(PGconn *conn, const FollowedRow *row, List *tables)
 
 	foreach(lc, tables)
 	{
-		CopierTable *table = lfirst(lc);
+		PendingTable *table = lfirst(lc);
 
 		if (table->joined && !row->all_tables)
 			joined = lappend_oid(joined, table->leader->relid);
@@ -381,24 +370,40 @@ wait_before_snapshot(PGconn *conn, const FollowedRow *row, List *tables)
 	wait_for_writers(conn, row, joined);
 }
 
+/* Those that this process has not tried yet. */
+static List *
+tables_to_copy(PGconn *conn, const FollowedRow *row, List *tried, const FollowedTable **missing)
+{
+	List	   *pending = pending_tables(row, leader_tables(conn, NameStr(row->stream)), missing);
+	ListCell   *lc;
+
+	foreach(lc, pending)
+	{
+		if (list_member_oid(tried, ((PendingTable *) lfirst(lc))->relid))
+			pending = foreach_delete_current(pending, lc);
+	}
+	return pending;
+}
+
 /*
  * The leader's transaction that sees the tables locked and unchanged; returns the
  * pending tables, *snapshot is what it sees, *missing is one of those that are not there.
  */
 static List *
-take_snapshot(PGconn *conn, const FollowedRow *row, char **snapshot,
+take_snapshot(PGconn *conn, const FollowedRow *row, List *tried, char **snapshot,
 			  const FollowedTable **missing)
 {
 	for (int i = 0; i < MAX_TRIES; i++)
 	{
-		List	   *tables = pending_tables(conn, row, missing);
+		List	   *tables = tables_to_copy(conn, row, tried, missing);
+		List	   *on_leader = pending_on_leader(tables);
 
 		CHECK_FOR_INTERRUPTS();
 		wait_before_snapshot(conn, row, tables);
 		PQclear(leader_query(conn, "BEGIN ISOLATION LEVEL REPEATABLE READ", 0, NULL));
-		lock_leader_tables(conn, leader_side(tables));
+		lock_leader_tables(conn, on_leader);
 		*snapshot = leader_query_value(conn, "SELECT pg_catalog.pg_current_snapshot()", 0, NULL);
-		if (same_tables(leader_side(tables), leader_side(pending_tables(conn, row, missing))))
+		if (same_tables(on_leader, pending_on_leader(tables_to_copy(conn, row, tried, missing))))
 			return tables;
 		PQclear(leader_query(conn, "ROLLBACK", 0, NULL));
 	}
@@ -429,44 +434,60 @@ check_missing(PGconn *conn, const FollowedRow *row, const FollowedTable *missing
 				 errhint("Call fanout.resync() without a table to copy those that are.")));
 }
 
+/*
+ * Copy with one snapshot of the leader until nothing is left, or a table can't be copied; *tried
+ * are the oids of those tables, and the connection is gone with the last of them.  Returns whether
+ * anything is left.
+ */
+static bool
+copy_with_one_snapshot(const FollowedRow *row, List **tried)
+{
+	MemoryContext context = CurrentMemoryContext;
+	PGconn	   *conn;
+	const FollowedTable *missing;
+	char	   *snapshot;
+	List	   *tables;
+	ListCell   *lc;
+
+	begin_step("preparing to copy tables beside the stream");
+	MemoryContextSwitchTo(context);
+	conn = leader_connect(row->conninfo, NameStr(row->follower));
+	tables = take_snapshot(conn, row, *tried, &snapshot, &missing);
+	copy_note_totals(row, tables);
+	end_step();
+	pgstat_report_activity(STATE_RUNNING, "copying tables beside the stream");
+
+	foreach(lc, tables)
+	{
+		PendingTable *table = lfirst(lc);
+
+		*tried = lappend_oid(*tried, table->relid);
+		if (!copy_table_by_itself(row, conn, table, snapshot, end_if_in_the_way))
+		{
+			leader_disconnect(conn);
+			return true;
+		}
+		copied = true;
+	}
+	check_missing(conn, row, missing);
+	leader_disconnect(conn);
+	return false;
+}
+
 /* Lives in its own context, in which the copies' transactions come and go. */
 static void
 copy_pending(int32 followed_id)
 {
 	MemoryContext context = CurrentMemoryContext;
 	FollowedRow *row;
-	PGconn	   *conn = NULL;
-	List	   *tables = NIL;
-	const FollowedTable *missing = NULL;
-	char	   *snapshot = NULL;
-	ListCell   *lc;
+	List	   *tried = NIL;
 
-	fanout_start_transaction();
-	PushActiveSnapshot(GetTransactionSnapshot());
+	begin_step("looking for tables to be copied");
 	MemoryContextSwitchTo(context);
 	row = followed_row_by_id(followed_id);
-	if (row != NULL)
-	{
-		conn = leader_connect(row->conninfo, NameStr(row->follower));
-		tables = take_snapshot(conn, row, &snapshot, &missing);
-		copy_note_totals(row, leader_side(tables));
-	}
-	PopActiveSnapshot();
-	CommitTransactionCommand();
-	MemoryContextSwitchTo(context);
-
-	foreach(lc, tables)
-	{
-		CopierTable *table = lfirst(lc);
-
-		copy_table(row, conn, table->leader, table->relid, snapshot, end_if_in_the_way);
-	}
-	copied = tables != NIL;
-	if (conn != NULL)
-	{
-		check_missing(conn, row, missing);
-		leader_disconnect(conn);
-	}
+	end_step();
+	while (row != NULL && copy_with_one_snapshot(row, &tried))
+		CHECK_FOR_INTERRUPTS();
 }
 
 static void

@@ -38,7 +38,8 @@ leader_tables(PGconn *conn, const char *stream)
 {
 	const char *params[] = {stream};
 	PGresult   *res = leader_query(conn,
-								   "SELECT t.nspname, t.relname, t.row_filter, t.bytes, c.name, t.rows, t.relid"
+								   "SELECT t.nspname, t.relname, t.row_filter, t.bytes, c.name, t.rows, t.relid,"
+								   "  pg_catalog.has_table_privilege(t.relid, 'SELECT')"
 								   " FROM fanout.stream_tables($1) t"
 								   " LEFT JOIN LATERAL pg_catalog.unnest(t.columns)"
 								   "  WITH ORDINALITY AS c (name, n) ON true"
@@ -59,6 +60,8 @@ leader_tables(PGconn *conn, const char *stream)
 			table->bytes = strtoll(PQgetvalue(res, i, 3), NULL, 10);
 			table->rows = strtoll(PQgetvalue(res, i, 5), NULL, 10);
 			table->relid = atooid(PQgetvalue(res, i, 6));
+			table->may_read = PQgetvalue(res, i, 7)[0] == 't';
+			table->position = list_length(tables);
 			tables = lappend(tables, table);
 		}
 		if (!PQgetisnull(res, i, 4))
@@ -88,24 +91,31 @@ same_table(const CopyTable *a, const CopyTable *b)
 	return true;
 }
 
+int
+compare_copy_tables(const ListCell *a, const ListCell *b)
+{
+	Oid			first = ((const CopyTable *) lfirst(a))->relid;
+	Oid			second = ((const CopyTable *) lfirst(b))->relid;
+
+	return first < second ? -1 : first > second;
+}
+
 bool
 same_tables(List *a, List *b)
 {
+	List	   *first = list_copy(a);
+	List	   *second = list_copy(b);
+	bool		same = list_length(a) == list_length(b);
 	ListCell   *lc;
+	ListCell   *lc2;
 
-	if (list_length(a) != list_length(b))
-		return false;
-	foreach(lc, a)
-	{
-		bool		found = false;
-		ListCell   *lc2;
-
-		foreach(lc2, b)
-			found |= same_table(lfirst(lc), lfirst(lc2));
-		if (!found)
-			return false;
-	}
-	return true;
+	list_sort(first, compare_copy_tables);
+	list_sort(second, compare_copy_tables);
+	forboth(lc, first, lc2, second)
+		same = same && same_table(lfirst(lc), lfirst(lc2));
+	list_free(first);
+	list_free(second);
+	return same;
 }
 
 /* ---------- the session ---------- */
@@ -124,25 +134,25 @@ register_here(PGconn *conn, const FollowedRow *row)
 	return leader_query_lsn(conn, "SELECT fanout.register_follower($1, $2, $3, $4, $5)", 5, params);
 }
 
+/* The copy of one that may not be read fails by itself. */
 void
 lock_leader_tables(PGconn *conn, List *tables)
 {
-	StringInfoData query;
+	StringInfoData names;
 	ListCell   *lc;
 
-	if (tables == NIL)
-		return;
-	initStringInfo(&query);
-	appendStringInfoString(&query, "LOCK TABLE ");
+	initStringInfo(&names);
 	foreach(lc, tables)
 	{
 		CopyTable  *table = lfirst(lc);
 
-		appendStringInfo(&query, "%s%s", foreach_current_index(lc) > 0 ? ", " : "",
-						 quote_qualified_identifier(table->nspname, table->relname));
+		if (table->may_read)
+			appendStringInfo(&names, "%s%s", names.len > 0 ? ", " : "",
+							 quote_qualified_identifier(table->nspname, table->relname));
 	}
-	appendStringInfoString(&query, " IN ACCESS SHARE MODE");
-	PQclear(leader_query(conn, query.data, 0, NULL));
+	if (names.len > 0)
+		PQclear(leader_query(conn, psprintf("LOCK TABLE %s IN ACCESS SHARE MODE", names.data),
+							 0, NULL));
 }
 
 /* One try at steps 2 to 4; false when the list of tables changed meanwhile. */

@@ -206,7 +206,8 @@ note_copied(const FollowedRow *row, Oid relid, int32 number, char table_state, c
 	own_tables_begin(&state);
 	if (SPI_execute_with_args("UPDATE fanout.followed_table SET state = $8, filter_snapshot = $3,"
 							  " filter_until = $4, copied_rows = $5, copied_bytes = $6,"
-							  " copied_at = pg_catalog.clock_timestamp()"
+							  " copied_at = pg_catalog.clock_timestamp(),"
+							  " failures = 0, last_error = NULL, last_error_at = NULL"
 							  " WHERE followed_id = $1 AND relid = $2 AND copy_number = $7",
 							  lengthof(types), types, values, NULL, false, 0) != SPI_OK_UPDATE)
 		elog(ERROR, "could not write fanout.followed_table");

@@ -8,8 +8,9 @@
  * next table off the list until none is left.  All read with the snapshot that the
  * worker exported, so they see the same.
  *
- * A helper that fails notes why, and the others stop at their next table; what
- * was copied stays, and the next try does the rest.
+ * A table that can't be copied is noted as such (copy_pending.c), and the others are copied.
+ * A helper that fails for another reason notes why, and the others stop at their next table;
+ * what was copied stays, and the next try does the rest.
  *
  * Helpers are ended with the worker, but that takes them a moment, in which another worker
  * may start.  A table is copied by one process only, and nothing is copied for a copy that
@@ -29,12 +30,12 @@
 #include "storage/ipc.h"
 #include "storage/lock.h"
 #include "tcop/tcopprot.h"
+#include "utils/hsearch.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
 #include "follower/copy.h"
-#include "follower/local_table.h"
 #include "launcher.h"
 #include "transaction.h"
 
@@ -88,50 +89,94 @@ take_next(CopyQueue *queue)
 	return relid;
 }
 
-/* Take tables off the queue and copy them. */
-static void
-copy_from_queue(const FollowedRow *row, PGconn *conn, CopyQueue *queue, List *tables,
-				const char *snapshot)
+static List *
+read_pending(const FollowedRow *row, List *leader_list)
 {
+	MemoryContext context = CurrentMemoryContext;
+	List	   *pending;
+
+	fanout_start_transaction();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	MemoryContextSwitchTo(context);
+	pending = pending_tables(row, leader_list, NULL);
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(context);
+	return pending;
+}
+
+/* An entry of a hash table. */
+typedef struct PendingEntry
+{
+	Oid			relid;			/* here; hash key */
+	const PendingTable *table;
+} PendingEntry;
+
+static HTAB *
+pending_by_relid(List *pending)
+{
+	HASHCTL		ctl = {.keysize = sizeof(Oid), .entrysize = sizeof(PendingEntry)};
+	HTAB	   *table;
+	ListCell   *lc;
+
+	ctl.hcxt = CurrentMemoryContext;
+	table = hash_create("pg_fanout tables to copy", Max(list_length(pending), 1), &ctl,
+						HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	foreach(lc, pending)
+	{
+		PendingTable *one = lfirst(lc);
+		PendingEntry *entry = hash_search(table, &one->relid, HASH_ENTER, NULL);
+
+		entry->table = one;
+	}
+	return table;
+}
+
+/*
+ * Take tables off the queue and copy them, with a connection of its own that sees what the
+ * session does whose snapshot it is.  After a failure it takes another one.
+ */
+static void
+copy_from_queue(const FollowedRow *row, CopyQueue *queue)
+{
+	PGconn	   *conn = copy_session_join(row, queue->snapshot_id);
+	char	   *snapshot = leader_query_value(conn, "SELECT pg_catalog.pg_current_snapshot()", 0, NULL);
+	HTAB	   *tables = pending_by_relid(read_pending(row, leader_tables(conn, NameStr(row->stream))));
 	Oid			relid;
 
 	while (OidIsValid(relid = take_next(queue)))
 	{
-		ListCell   *lc;
+		PendingEntry *entry = hash_search(tables, &relid, HASH_FIND, NULL);
 
 		CHECK_FOR_INTERRUPTS();
-		foreach(lc, tables)
-		{
-			CopyTable  *table = lfirst(lc);
-			Oid			local;
-
-			fanout_start_transaction();
-			local = local_table_find(table->nspname, table->relname, NoLock, true);
-			CommitTransactionCommand();
-			if (local == relid)
-			{
-				copy_table(row, conn, table, relid, snapshot, NULL);
-				break;
-			}
-		}
+		if (entry == NULL)
+			continue;			/* it is not to be copied any more */
+		if (conn == NULL)
+			conn = copy_session_join(row, queue->snapshot_id);
+		if (copy_table_by_itself(row, conn, entry->table, snapshot, NULL))
+			continue;
+		leader_disconnect(conn);
+		conn = NULL;
 	}
+	if (conn != NULL)
+		leader_disconnect(conn);
 }
 
 /* ---------- the worker's side ---------- */
 
 static CopyQueue *
-make_queue(const CopySession *session, List *relids, dsm_segment **segment)
+make_queue(const CopySession *session, List *pending, dsm_segment **segment)
 {
 	CopyQueue  *queue;
 	ListCell   *lc;
 
-	*segment = dsm_create(offsetof(CopyQueue, relids) + sizeof(Oid) * Max(list_length(relids), 1), 0);
+	*segment = dsm_create(offsetof(CopyQueue, relids) + sizeof(Oid) * list_length(pending), 0);
 	queue = dsm_segment_address(*segment);
 	memset(queue, 0, offsetof(CopyQueue, relids));
 	SpinLockInit(&queue->mutex);
 	strlcpy(queue->snapshot_id, session->snapshot_id, sizeof(queue->snapshot_id));
-	foreach(lc, relids)
-		queue->relids[queue->count++] = lfirst_oid(lc);
+	foreach(lc, pending)
+		queue->relids[queue->count++] = ((PendingTable *) lfirst(lc))->relid;
 	return queue;
 }
 
@@ -194,53 +239,38 @@ copy_wait_for_helpers(int32 followed_id)
 	CommitTransactionCommand();
 }
 
-/* Tables in the leader's order that are still to be copied, as local oids. */
-static List *
-pending_relids(const FollowedRow *row, const CopySession *session)
+/* A helper may have ended in the middle of a table. */
+static void
+check_all_tried(List *pending)
 {
-	MemoryContext context = CurrentMemoryContext;
-	List	   *relids = NIL;
-	List	   *followed;
 	ListCell   *lc;
 
-	fanout_start_transaction();
-	PushActiveSnapshot(GetTransactionSnapshot());
-	MemoryContextSwitchTo(context);
-	followed = followed_tables(row->id);
-	foreach(lc, session->tables)
+	foreach(lc, pending)
 	{
-		CopyTable  *table = lfirst(lc);
-		Oid			relid = local_table_find(table->nspname, table->relname, NoLock, true);
-		ListCell   *lc2;
-
-		foreach(lc2, followed)
-		{
-			FollowedTable *followed_table = lfirst(lc2);
-
-			if (followed_table->relid == relid && followed_table->state == TABLE_PENDING)
-				relids = lappend_oid(relids, relid);
-		}
+		if (((PendingTable *) lfirst(lc))->failures == 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_EXTERNAL_ROUTINE_EXCEPTION),
+					 errmsg("a copy worker ended early")));
 	}
-	PopActiveSnapshot();
-	CommitTransactionCommand();
-	MemoryContextSwitchTo(context);
-	return relids;
 }
 
 void
 copy_pending_tables(const FollowedRow *row, CopySession *session)
 {
-	List	   *relids = pending_relids(row, session);
+	List	   *pending = read_pending(row, session->tables);
 	List	   *handles = NIL;
 	dsm_segment *segment;
-	CopyQueue  *queue = make_queue(session, relids, &segment);
+	CopyQueue  *queue;
 	ListCell   *lc;
 
+	if (pending == NIL)
+		return;
+	queue = make_queue(session, pending, &segment);
 	dsm_pin_mapping(segment);
 	PG_ENSURE_ERROR_CLEANUP(end_helpers, PointerGetDatum(&handles));
 	{
-		start_helpers(row, segment, list_length(relids), &handles);
-		copy_from_queue(row, session->conn, queue, session->tables, session->snapshot);
+		start_helpers(row, segment, list_length(pending), &handles);
+		copy_from_queue(row, queue);
 		foreach(lc, handles)
 		{
 			if (WaitForBackgroundWorkerShutdown(lfirst(lc)) == BGWH_POSTMASTER_DIED)
@@ -252,10 +282,7 @@ copy_pending_tables(const FollowedRow *row, CopySession *session)
 		ereport(ERROR,
 				(errcode(queue->sqlerrcode),
 				 errmsg("a copy worker failed: %s", queue->error)));
-	if (pending_relids(row, session) != NIL)
-		ereport(ERROR,
-				(errcode(ERRCODE_EXTERNAL_ROUTINE_EXCEPTION),
-				 errmsg("a copy worker ended early")));
+	check_all_tried(read_pending(row, session->tables));
 	dsm_detach(segment);
 }
 
@@ -280,9 +307,6 @@ help(const CopyHelper *helper, CopyQueue *queue)
 {
 	MemoryContext context = CurrentMemoryContext;
 	FollowedRow *row;
-	PGconn	   *conn;
-	PGresult   *res;
-	char	   *snapshot;
 
 	fanout_start_transaction();
 	lock_helpers(helper->followed_id, ShareLock, true);
@@ -292,15 +316,8 @@ help(const CopyHelper *helper, CopyQueue *queue)
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(context);
-	if (row == NULL)
-		return;
-
-	conn = copy_session_join(row, queue->snapshot_id);
-	res = leader_query(conn, "SELECT pg_catalog.pg_current_snapshot()::text", 0, NULL);
-	snapshot = pstrdup(PQgetvalue(res, 0, 0));
-	PQclear(res);
-	copy_from_queue(row, conn, queue, leader_tables(conn, NameStr(row->stream)), snapshot);
-	leader_disconnect(conn);
+	if (row != NULL)
+		copy_from_queue(row, queue);
 }
 
 /* Entry point of a helper. */

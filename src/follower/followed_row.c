@@ -219,6 +219,7 @@ make_table(HeapTuple tuple, TupleDesc desc)
 	table->schema_snapshot = text_of(value_of(tuple, desc, 8));
 	table->schema_until = DatumGetLSN(value_of(tuple, desc, 9));
 	table->copy_number = DatumGetInt32(value_of(tuple, desc, 10));
+	table->failures = DatumGetInt32(value_of(tuple, desc, 11));
 	return table;
 }
 
@@ -233,7 +234,7 @@ followed_tables(int32 followed_id)
 
 	own_tables_begin(&state);
 	if (SPI_execute_with_args("SELECT relid, nspname, relname, leader_relid, state,"
-							  "       filter_snapshot, filter_until, schema_snapshot, schema_until, copy_number"
+							  "       filter_snapshot, filter_until, schema_snapshot, schema_until, copy_number, failures"
 							  " FROM fanout.followed_table WHERE followed_id = $1"
 							  " ORDER BY nspname, relname",
 							  1, types, values, NULL, false, 0) != SPI_OK_SELECT)
@@ -280,7 +281,7 @@ followed_table_put(int32 followed_id, const FollowedTable *table)
 							  " ON CONFLICT (followed_id, relid) DO UPDATE SET"
 							  "  nspname = excluded.nspname, relname = excluded.relname,"
 							  "  leader_relid = excluded.leader_relid, state = excluded.state,"
-							  "  filter_snapshot = NULL, filter_until = NULL,"
+							  "  filter_snapshot = NULL, filter_until = NULL, failures = 0,"
 							  "  schema_snapshot = excluded.schema_snapshot,"
 							  "  schema_until = excluded.schema_until",
 							  lengthof(types), types, values, nulls, false, 0) != SPI_OK_INSERT)

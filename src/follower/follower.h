@@ -105,6 +105,7 @@ typedef struct FollowedTable
 	char	   *schema_snapshot;	/* NULL: it came with the stream's schema */
 	XLogRecPtr	schema_until;
 	int32		copy_number;	/* of the copy that is wanted; an older one does not count */
+	int32		failures;		/* of that copy in a row */
 } FollowedTable;
 
 #define TABLE_PENDING	'p'		/* to be copied */
@@ -293,11 +294,17 @@ extern void finish_schema(const FollowedRow *row);
  */
 extern bool copy_beside(FollowedStream *stream, FollowedRow *row);
 
+/* Has the process that does that ended although tables are pending, for long enough to try again? */
+extern bool copier_is_due(FollowedStream *stream);
+
 /* End the process that does that; it is gone when copier_end() returns. */
 extern void copier_signal(FollowedStream *stream);
 extern void copier_end(FollowedStream *stream);
 
-/* The stream fails on something that copying pending tables first may mend. */
+/*
+ * The stream fails on something that copying pending tables first may mend: those whose copy
+ * has not failed yet.
+ */
 extern void copy_before_streaming(int32 followed_id);
 
 /* An initial copy fails on something that schema changes of the stream may mend. */

@@ -487,6 +487,8 @@ receive_loop(Receiver *receiver)
 			commit_and_note(receiver);
 		send_what_is_due(receiver);
 		check_silence(receiver);
+		if (copier_is_due(receiver->stream))
+			pg_atomic_write_u32(&receiver->stream->reread, 1);
 		sleep_for_input(receiver);
 	}
 	apply_commit_group();

@@ -269,10 +269,10 @@ after_error(const ErrorData *error)
 	positions_read(my_stream, &positions);
 	if (error->sqlerrcode == FANOUT_ERRCODE_LOST)
 		return copy_all_again;
+	if (positions.state == FOLLOW_COPYING)
+		return is_of_rows(error) ? stream_before_copying : NULL;
 	if (!tables_are_settled(my_stream) && apply_in_change())
 		return copy_before_streaming;
-	if (positions.state == FOLLOW_COPYING && is_of_rows(error))
-		return stream_before_copying;
 	return NULL;
 }
 

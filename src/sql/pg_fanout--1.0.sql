@@ -114,6 +114,9 @@ CREATE TABLE fanout.followed_table (
     copied_rows bigint,
     copied_bytes bigint,
     copied_at timestamptz,
+    failures integer NOT NULL DEFAULT 0,
+    last_error text,
+    last_error_at timestamptz,
     PRIMARY KEY (followed_id, relid)
 );
 COMMENT ON TABLE fanout.followed_table IS 'tables of this database that a stream replicates into';
@@ -367,7 +370,9 @@ SELECT f.stream, t.relid::regclass AS relation,
     t.total_bytes,
     coalesce(a.changes_applied, 0) AS changes_applied,
     a.last_changed_at,
-    CASE WHEN t.state = 'c' AND f.copy_state = 'done' THEN fanout.stream_staleness(f.id) END AS staleness
+    CASE WHEN t.state = 'c' AND f.copy_state = 'done' THEN fanout.stream_staleness(f.id) END AS staleness,
+    CASE WHEN pg_catalog.pg_has_role('pg_monitor', 'USAGE') THEN t.last_error END AS last_error,
+    t.last_error_at
 FROM fanout.followed_stream f
 JOIN fanout.followed_table t ON t.followed_id = f.id
 JOIN fanout.staleness_state() s ON s.stream = f.stream
@@ -377,6 +382,7 @@ WHERE f.dboid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catal
 COMMENT ON VIEW fanout.table_staleness IS
     'tables that streams replicate into: how much of the copy is done, what was applied since the server''s start, and how stale the table is to this query''s snapshot';
 COMMENT ON COLUMN fanout.table_staleness.copied_bytes IS 'bytes received from the leader, in the form that COPY sends';
+COMMENT ON COLUMN fanout.table_staleness.last_error IS 'why the table could not be copied, which is tried again; for members of pg_monitor';
 COMMENT ON COLUMN fanout.table_staleness.total_bytes IS 'size on the leader''s disk when the copy began, without indexes';
 
 CREATE VIEW fanout.copy_progress AS
