@@ -22,6 +22,7 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
+#include "arrays.h"
 #include "follower/apply_internal.h"
 #include "follower/copy.h"
 #include "own_tables.h"
