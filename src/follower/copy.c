@@ -139,7 +139,7 @@ step_schema(FollowedRow *row, CopySession *session)
 {
 	begin_step("copying the schema");
 	if (row->copy_schema)
-		copy_schema(row, session->snapshot_id);
+		copy_schema(row, session);
 	(void) list_tables(row, session, false);
 	note_schema(row, session);
 	set_start(row, session);

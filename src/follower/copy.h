@@ -45,7 +45,8 @@ typedef struct CopySession
 } CopySession;
 
 extern CopySession *copy_session_begin(const FollowedRow *row);
-extern PGconn *copy_session_join(const FollowedRow *row, const char *snapshot_id);
+extern PGconn *copy_session_join(const FollowedRow *row, const char *address,
+								 const char *snapshot_id);
 extern List *leader_tables(PGconn *conn, const char *stream);
 
 /* Does the stream name no publications, and does it have schema changes? */
@@ -109,7 +110,7 @@ extern void join_tables(const FollowedRow *row, const CopySession *session);
 
 /* ---------- copy_schema.c: needs a transaction ---------- */
 
-extern void copy_schema(const FollowedRow *row, const char *snapshot_id);
+extern void copy_schema(const FollowedRow *row, const CopySession *session);
 
 /*
  * Those that can be run, in the current memory context; and run them.  Two transactions: the
@@ -119,15 +120,15 @@ extern List *deferred_statements(const FollowedRow *row, bool consistent);
 extern void run_deferred_statements(const FollowedRow *row, List *statements, bool consistent);
 
 /* The schema of some tables of the leader, List of CopyTable. */
-extern void copy_schema_of(const FollowedRow *row, List *tables, const char *snapshot_id);
+extern void copy_schema_of(const FollowedRow *row, List *tables, const CopySession *session);
 
 /* ---------- schema_dump.c ---------- */
 
 /*
- * Several may run at the same time.  "what" are options that say what to dump, List of char *;
- * the result is plain SQL, palloc'd.
+ * Several may run at the same time, with the session's snapshot.  "what" are options that say
+ * what to dump, List of char *; the result is plain SQL, palloc'd.
  */
-extern Program *schema_dump_start(const FollowedRow *row, List *what, const char *snapshot_id);
+extern Program *schema_dump_start(const FollowedRow *row, List *what, const CopySession *session);
 extern char *schema_dump_finish(Program *dump);
 
 /* Fail unless pg_dump is new enough for this leader. */

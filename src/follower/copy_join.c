@@ -103,8 +103,7 @@ make_tables(const FollowedRow *row, const CopySession *session, List *missing)
 {
 	make_schemas(missing);
 	for (int i = 0; i < list_length(missing); i += TABLES_PER_DUMP)
-		copy_schema_of(row, list_copy_head(list_copy_tail(missing, i), TABLES_PER_DUMP),
-					   session->snapshot_id);
+		copy_schema_of(row, list_copy_head(list_copy_tail(missing, i), TABLES_PER_DUMP), session);
 }
 
 /* The table is here by now, and is as the leader's; or this fails. */

@@ -354,10 +354,10 @@ copy_part(const FollowedRow *row, Program *dump, bool put_off)
 }
 
 void
-copy_schema(const FollowedRow *row, const char *snapshot_id)
+copy_schema(const FollowedRow *row, const CopySession *session)
 {
-	Program    *before = schema_dump_start(row, list_make1("--section=pre-data"), snapshot_id);
-	Program    *after = schema_dump_start(row, list_make1("--section=post-data"), snapshot_id);
+	Program    *before = schema_dump_start(row, list_make1("--section=pre-data"), session);
+	Program    *after = schema_dump_start(row, list_make1("--section=post-data"), session);
 
 	copy_part(row, before, false);
 	copy_part(row, after, true);
@@ -378,7 +378,7 @@ append_quoted(StringInfo buf, const char *name)
 }
 
 void
-copy_schema_of(const FollowedRow *row, List *tables, const char *snapshot_id)
+copy_schema_of(const FollowedRow *row, List *tables, const CopySession *session)
 {
 	List	   *what = list_make1("--schema-only");
 	ListCell   *lc;
@@ -395,7 +395,7 @@ copy_schema_of(const FollowedRow *row, List *tables, const char *snapshot_id)
 		append_quoted(&option, table->relname);
 		what = lappend(what, option.data);
 	}
-	copy_part(row, schema_dump_start(row, what, snapshot_id), false);
+	copy_part(row, schema_dump_start(row, what, session), false);
 }
 
 /* ---------- deferred statements ---------- */

@@ -239,11 +239,11 @@ copy_session_begin(const FollowedRow *row)
 					NameStr(row->stream))));
 }
 
-/* Another connection that sees the same. */
+/* Another connection that sees the same: to the same server, of those that the string names. */
 PGconn *
-copy_session_join(const FollowedRow *row, const char *snapshot_id)
+copy_session_join(const FollowedRow *row, const char *address, const char *snapshot_id)
 {
-	PGconn	   *conn = leader_connect(row->conninfo, NameStr(row->follower));
+	PGconn	   *conn = leader_connect_to(row->conninfo, address, NameStr(row->follower));
 
 	PQclear(leader_query(conn, "SET lock_timeout = '" COPY_LOCK_TIMEOUT "'", 0, NULL));
 	PQclear(leader_query(conn, "BEGIN ISOLATION LEVEL REPEATABLE READ", 0, NULL));

@@ -48,6 +48,7 @@ typedef struct CopyQueue
 	int			sqlerrcode;		/* of the error */
 	char		error[FANOUT_ERROR_LEN];
 	char		snapshot_id[64];
+	char		address[1024];	/* of the leader, see leader_address() */
 	int			count;
 	Oid			relids[FLEXIBLE_ARRAY_MEMBER];	/* local tables, in order */
 } CopyQueue;
@@ -139,7 +140,7 @@ pending_by_relid(List *pending)
 static void
 copy_from_queue(const FollowedRow *row, CopyQueue *queue)
 {
-	PGconn	   *conn = copy_session_join(row, queue->snapshot_id);
+	PGconn	   *conn = copy_session_join(row, queue->address, queue->snapshot_id);
 	char	   *snapshot = leader_query_value(conn, "SELECT pg_catalog.pg_current_snapshot()", 0, NULL);
 	HTAB	   *tables = pending_by_relid(read_pending(row, leader_tables(conn, NameStr(row->stream))));
 	Oid			relid;
@@ -152,7 +153,7 @@ copy_from_queue(const FollowedRow *row, CopyQueue *queue)
 		if (entry == NULL)
 			continue;			/* it is not to be copied any more */
 		if (conn == NULL)
-			conn = copy_session_join(row, queue->snapshot_id);
+			conn = copy_session_join(row, queue->address, queue->snapshot_id);
 		if (copy_table_by_itself(row, conn, entry->table, snapshot, NULL))
 			continue;
 		leader_disconnect(conn);
@@ -175,6 +176,7 @@ make_queue(const CopySession *session, List *pending, dsm_segment **segment)
 	memset(queue, 0, offsetof(CopyQueue, relids));
 	SpinLockInit(&queue->mutex);
 	strlcpy(queue->snapshot_id, session->snapshot_id, sizeof(queue->snapshot_id));
+	strlcpy(queue->address, leader_address(session->conn), sizeof(queue->address));
 	foreach(lc, pending)
 		queue->relids[queue->count++] = ((PendingTable *) lfirst(lc))->relid;
 	return queue;

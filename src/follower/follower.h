@@ -130,13 +130,23 @@ extern void followed_tables_changed(void);
 #define KEEPALIVES_COUNT	"3"
 #define TCP_USER_TIMEOUT_MS	"30000"
 
+/* How long to wait for a server that is the only one, unless the connection string says. */
+#define CONNECT_TIMEOUT		"10"	/* s */
+
 /*
  * Connect to a leader.  Adds application_name, the time-outs that must be off,
- * keepalives; client_encoding is the database's.  Waits on the latch; fails
- * with ERRCODE_CONNECTION_FAILURE and the leader's own words, never the
- * password.
+ * keepalives; client_encoding is the database's.  Of several servers it takes the
+ * first that will do.  Waits on the latch; fails with ERRCODE_CONNECTION_FAILURE
+ * and the leader's own words, never the password.
  */
 extern PGconn *leader_connect(const char *conninfo, const char *appname);
+
+/*
+ * Where a connection leads, as a piece of a connection string without anything secret; "" when the
+ * string that it was made with names no server.  And another connection to just there.
+ */
+extern const char *leader_address(PGconn *conn);
+extern PGconn *leader_connect_to(const char *conninfo, const char *address, const char *appname);
 
 /* Of the leader that this process connected to last; see PQserverVersion(). */
 extern int	leader_version(void);
@@ -148,6 +158,10 @@ extern PGresult *leader_query(PGconn *conn, const char *query, int nparams,
 extern void leader_query_start(PGconn *conn, const char *query, int nparams,
 							   const char *const *params);
 extern PGresult *leader_query_finish(PGconn *conn);
+/* Wait for its last result, whatever that is. */
+extern PGresult *leader_query_wait(PGconn *conn);
+/* From now on, queries of the connection fail when they have no result after that time in all. */
+extern void leader_set_timeout(PGconn *conn, int timeout_ms);
 /* Same, for a single value; palloc'd, NULL for NULL or no row. */
 extern char *leader_query_value(PGconn *conn, const char *query, int nparams,
 								const char *const *params);
@@ -162,7 +176,7 @@ extern void leader_disconnect(PGconn *conn);
 extern bool leader_wait_for_socket(PGconn *conn, int events, long timeout_ms);
 pg_noreturn extern void leader_connection_lost(PGconn *conn);
 
-/* The connection string without its password and other secrets, palloc'd. */
+/* leader_hosts.c: the connection string without its password and other secrets, palloc'd. */
 extern char *conninfo_without_password(const char *conninfo);
 
 /* The era that the leader is in (leader/era.c there), as text. */

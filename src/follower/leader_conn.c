@@ -2,7 +2,9 @@
  * leader_conn.c
  *		Connections to a leader: libpq, but waiting on the latch.
  *
- * Every wait here can be cancelled and ends with the postmaster.  A connection
+ * Every wait here can be cancelled and ends with the postmaster.  The servers that the
+ * connection string names (leader_hosts.c) are tried in turn, each with a deadline of its own: one
+ * that takes connections and never answers keeps nobody from the next.  A connection
  * belongs to the memory context that was current when it was made: it is closed
  * when that context is reset, so that no error leaves one open, or earlier by
  * leader_disconnect().
@@ -24,15 +26,19 @@
 
 #include "compat.h"
 #include "follower/follower.h"
+#include "follower/leader_hosts.h"
 #include "wire/message.h"
 
-#define CONNECT_TIMEOUT_MS	10000
+/* For one of several addresses, when the connection string has no connect_timeout. */
+#define NEXT_ADDRESS_MS		2000
 
 /* Ties a PGconn to a memory context. */
 typedef struct ConnectionHold
 {
 	MemoryContextCallback callback;
 	PGconn	   *conn;			/* NULL: closed already */
+	char	   *address;		/* see leader_address() */
+	TimestampTz deadline;		/* of queries; 0: none */
 	struct ConnectionHold *next;
 } ConnectionHold;
 
@@ -57,11 +63,12 @@ release_hold(void *arg)
 }
 
 static void
-hold_connection(PGconn *conn)
+hold_connection(PGconn *conn, char *address)
 {
 	ConnectionHold *hold = palloc0(sizeof(ConnectionHold));
 
 	hold->conn = conn;
+	hold->address = address;
 	hold->next = holds;
 	holds = hold;
 	hold->callback.func = release_hold;
@@ -69,14 +76,21 @@ hold_connection(PGconn *conn)
 	MemoryContextRegisterResetCallback(CurrentMemoryContext, &hold->callback);
 }
 
-void
-leader_disconnect(PGconn *conn)
+static ConnectionHold *
+hold_of(PGconn *conn)
 {
 	for (ConnectionHold *hold = holds; hold != NULL; hold = hold->next)
 	{
 		if (hold->conn == conn)
-			hold->conn = NULL;
+			return hold;
 	}
+	elog(ERROR, "unknown connection");
+}
+
+void
+leader_disconnect(PGconn *conn)
+{
+	hold_of(conn)->conn = NULL;
 	PQfinish(conn);
 }
 
@@ -108,62 +122,6 @@ leader_connection_lost(PGconn *conn)
 			 errdetail_internal("%s", pchomp(PQerrorMessage(conn)))));
 }
 
-static void
-connection_failed(PGconn *conn)
-{
-	char	   *message = pchomp(PQerrorMessage(conn));
-
-	leader_disconnect(conn);
-	ereport(ERROR,
-			(errcode(ERRCODE_CONNECTION_FAILURE),
-			 errmsg("could not connect to the leader"),
-			 errdetail_internal("%s", message)));
-}
-
-/* The connection string's connect_timeout, unless it has none. */
-static int
-connect_timeout_ms(PGconn *conn)
-{
-	PQconninfoOption *options = PQconninfo(conn);
-	int			seconds = 0;
-
-	for (PQconninfoOption *option = options; option != NULL && option->keyword != NULL; option++)
-	{
-		if (strcmp(option->keyword, "connect_timeout") == 0 && option->val != NULL)
-			seconds = atoi(option->val);
-	}
-	PQconninfoFree(options);
-	return seconds > 0 ? Min(seconds, INT_MAX / 1000) * 1000 : CONNECT_TIMEOUT_MS;
-}
-
-static void
-poll_connection(PGconn *conn)
-{
-	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-													   connect_timeout_ms(conn));
-	PostgresPollingStatusType status = PGRES_POLLING_WRITING;
-
-	while (status == PGRES_POLLING_READING || status == PGRES_POLLING_WRITING)
-	{
-		long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), deadline);
-		int			events = status == PGRES_POLLING_READING ? WL_SOCKET_READABLE
-			: WL_SOCKET_WRITEABLE;
-
-		if (left <= 0)
-		{
-			leader_disconnect(conn);
-			ereport(ERROR,
-					(errcode(ERRCODE_CONNECTION_FAILURE),
-					 errmsg("could not connect to the leader"),
-					 errdetail("The leader did not answer in time.")));
-		}
-		if (leader_wait_for_socket(conn, events, left))
-			status = PQconnectPoll(conn);
-	}
-	if (status != PGRES_POLLING_OK)
-		connection_failed(conn);
-}
-
 /* ---------- connecting ---------- */
 
 /*
@@ -174,8 +132,8 @@ poll_connection(PGconn *conn)
  *
  * Without row_security a query fails that would else miss the rows that a policy hides.
  */
-static void
-set_session(PGconn *conn)
+static char *
+session_settings(PGconn *conn)
 {
 	static const char *const settings[] = {
 		"SET search_path = pg_catalog, pg_temp",
@@ -194,33 +152,292 @@ set_session(PGconn *conn)
 		"SET default_transaction_read_only = off",
 		"SET row_security = off",
 	};
+	StringInfoData query;
 
+	initStringInfo(&query);
 	for (int i = 0; i < lengthof(settings); i++)
-		PQclear(leader_query(conn, settings[i], 0, NULL));
+		appendStringInfo(&query, "%s;", settings[i]);
 	if (fanout_has_transaction_timeout(PQserverVersion(conn)))
-		PQclear(leader_query(conn, "SET transaction_timeout = 0", 0, NULL));
+		appendStringInfoString(&query, "SET transaction_timeout = 0");
+	return query.data;
+}
+
+typedef enum AttemptResult
+{
+	ATTEMPT_DONE,
+	ATTEMPT_FAILED,				/* libpq has a message */
+	ATTEMPT_TIMED_OUT,
+} AttemptResult;
+
+static TimestampTz
+deadline_in(int timeout_ms)
+{
+	return TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout_ms);
+}
+
+/* Until the socket is ready; false: the deadline has passed. */
+static bool
+wait_until_deadline(PGconn *conn, int events, TimestampTz deadline)
+{
+	long		left;
+
+	do
+	{
+		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), deadline);
+		if (left <= 0)
+			return false;
+	} while (!leader_wait_for_socket(conn, events, left));
+	return true;
+}
+
+static AttemptResult
+poll_connection(PGconn *conn, TimestampTz deadline)
+{
+	PostgresPollingStatusType status = PGRES_POLLING_WRITING;
+
+	if (PQstatus(conn) == CONNECTION_BAD)
+		return ATTEMPT_FAILED;
+	while (status == PGRES_POLLING_READING || status == PGRES_POLLING_WRITING)
+	{
+		if (!wait_until_deadline(conn, status == PGRES_POLLING_READING ? WL_SOCKET_READABLE
+						: WL_SOCKET_WRITEABLE, deadline))
+			return ATTEMPT_TIMED_OUT;
+		status = PQconnectPoll(conn);
+	}
+	return status == PGRES_POLLING_OK ? ATTEMPT_DONE : ATTEMPT_FAILED;
+}
+
+static AttemptResult
+set_session(PGconn *conn, TimestampTz deadline)
+{
+	PGresult   *res;
+	bool		ok = true;
+
+	if (!PQsendQuery(conn, session_settings(conn)))
+		return ATTEMPT_FAILED;
+	for (;;)
+	{
+		while (PQisBusy(conn))
+		{
+			if (!wait_until_deadline(conn, WL_SOCKET_READABLE, deadline))
+				return ATTEMPT_TIMED_OUT;
+			if (!PQconsumeInput(conn))
+				return ATTEMPT_FAILED;
+		}
+		res = PQgetResult(conn);
+		if (res == NULL)
+			return ok ? ATTEMPT_DONE : ATTEMPT_FAILED;
+		ok &= PQresultStatus(res) == PGRES_COMMAND_OK;
+		PQclear(res);
+	}
+}
+
+/* ---------- one address ---------- */
+
+/* A connection that is to be made. */
+typedef struct Connecting
+{
+	PQconninfoOption *options;	/* of the connection string */
+	const char *appname;
+	StringInfoData failures;	/* what became of each address */
+} Connecting;
+
+/* What libpq is given. */
+typedef struct Parameters
+{
+	const char *keys[64];
+	const char *values[64];
+	int			count;
+} Parameters;
+
+static void
+add_parameter(Parameters *parameters, const char *key, const char *value)
+{
+	/* The last place is the terminator's. */
+	if (parameters->count >= lengthof(parameters->keys) - 1)
+		elog(ERROR, "too many connection parameters");
+	parameters->keys[parameters->count] = key;
+	parameters->values[parameters->count++] = value;
+}
+
+/* Without an address: as the string has it. */
+static PGconn *
+start_connection(const Connecting *connecting, const LeaderHost *host, const char *attrs)
+{
+	Parameters	parameters = {0};
+	PGconn	   *conn;
+
+	add_parameter(&parameters, "keepalives_idle", KEEPALIVES_IDLE);
+	add_parameter(&parameters, "keepalives_interval", KEEPALIVES_INTERVAL);
+	add_parameter(&parameters, "keepalives_count", KEEPALIVES_COUNT);
+	add_parameter(&parameters, "tcp_user_timeout", TCP_USER_TIMEOUT_MS);
+	for (PQconninfoOption *option = connecting->options; option->keyword != NULL; option++)
+	{
+		if (option->val != NULL && (host == NULL || !option_names_server(option->keyword)))
+			add_parameter(&parameters, option->keyword, option->val);
+	}
+	if (host != NULL)
+	{
+		add_parameter(&parameters, "host", host->host);
+		add_parameter(&parameters, "hostaddr", host->hostaddr);
+		add_parameter(&parameters, "port", host->port);
+		add_parameter(&parameters, "target_session_attrs", attrs);
+	}
+	add_parameter(&parameters, "fallback_application_name", connecting->appname);
+	add_parameter(&parameters, "client_encoding", GetDatabaseEncodingName());
+	conn = PQconnectStartParams(parameters.keys, parameters.values, 0);
+	if (conn == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OUT_OF_MEMORY),
+				 errmsg("out of memory")));
+	hold_connection(conn, host != NULL ? leader_host_text(host) : "");
+	return conn;
+}
+
+static void
+note_failure(Connecting *connecting, PGconn *conn, const LeaderHost *host, AttemptResult result)
+{
+	StringInfo	failures = &connecting->failures;
+
+	if (failures->len > 0)
+		appendStringInfoChar(failures, '\n');
+	if (result == ATTEMPT_FAILED)
+		appendStringInfoString(failures, pchomp(PQerrorMessage(conn)));
+	else if (host == NULL)
+		appendStringInfoString(failures, "The leader did not answer in time.");
+	else
+		appendStringInfo(failures, "The server at \"%s\", port %s, did not answer in time.",
+						 host->host[0] != '\0' ? host->host : host->hostaddr, host->port);
+}
+
+/* NULL: it could not be reached there. */
+static PGconn *
+try_address(Connecting *connecting, const LeaderHost *host, const char *attrs, int timeout_ms)
+{
+	PGconn	   *conn;
+	AttemptResult result;
+
+	CHECK_FOR_INTERRUPTS();
+	conn = start_connection(connecting, host, attrs);
+	result = poll_connection(conn, deadline_in(timeout_ms));
+	if (result == ATTEMPT_DONE)
+		result = set_session(conn, deadline_in(timeout_ms));
+	if (result == ATTEMPT_DONE)
+		return conn;
+	note_failure(connecting, conn, host, result);
+	leader_disconnect(conn);
+	return NULL;
+}
+
+/* ---------- all addresses ---------- */
+
+static int
+timeout_ms(const LeaderHosts *hosts, bool others)
+{
+	if (hosts->timeout_ms > 0)
+		return hosts->timeout_ms;
+	return others ? NEXT_ADDRESS_MS : atoi(CONNECT_TIMEOUT) * 1000;
+}
+
+static PGconn *
+try_host(Connecting *connecting, const LeaderHosts *hosts, LeaderHost *host, const char *attrs)
+{
+	List	   *addresses = leader_addresses(hosts, host);
+	bool		others = list_length(hosts->hosts) > 1 || list_length(addresses) > 1;
+	PGconn	   *conn = NULL;
+	ListCell   *lc;
+
+	foreach(lc, addresses)
+	{
+		conn = try_address(connecting, lfirst(lc), attrs, timeout_ms(hosts, others));
+		if (conn != NULL)
+			break;
+	}
+	return conn;
+}
+
+/* NULL: there is none that will do. */
+static PGconn *
+try_hosts(Connecting *connecting, const LeaderHosts *hosts)
+{
+	ListCell   *attrs;
+
+	if (hosts->hosts == NIL)
+		return try_address(connecting, NULL, NULL, timeout_ms(hosts, false));
+	foreach(attrs, hosts->attrs)
+	{
+		ListCell   *lc;
+
+		foreach(lc, hosts->hosts)
+		{
+			PGconn	   *conn = try_host(connecting, hosts, lfirst(lc), lfirst(attrs));
+
+			if (conn != NULL)
+				return conn;
+		}
+	}
+	return NULL;
+}
+
+static void
+free_options(void *options)
+{
+	PQconninfoFree(options);
+}
+
+/* The options live as long as the current memory context. */
+static PQconninfoOption *
+parse_conninfo(const char *conninfo)
+{
+	MemoryContextCallback *callback = palloc0(sizeof(MemoryContextCallback));
+	PQconninfoOption *options = PQconninfoParse(conninfo, NULL);
+
+	if (options == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_SYNTAX_ERROR),
+				 errmsg("invalid connection string")));
+	callback->func = free_options;
+	callback->arg = options;
+	MemoryContextRegisterResetCallback(CurrentMemoryContext, callback);
+	return options;
+}
+
+static PGconn *
+connect_to(const char *conninfo, const LeaderHosts *hosts, const char *appname)
+{
+	Connecting	connecting = {parse_conninfo(conninfo), appname};
+	PGconn	   *conn;
+
+	initStringInfo(&connecting.failures);
+	conn = try_hosts(&connecting, hosts);
+	if (conn == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_CONNECTION_FAILURE),
+				 errmsg("could not connect to the leader"),
+				 errdetail_internal("%s", connecting.failures.data)));
+	last_version = PQserverVersion(conn);
+	return conn;
 }
 
 PGconn *
 leader_connect(const char *conninfo, const char *appname)
 {
-	const char *keys[] = {"keepalives_idle", "keepalives_interval", "keepalives_count",
-	"tcp_user_timeout", "dbname", "fallback_application_name", "client_encoding", NULL};
-	const char *values[] = {KEEPALIVES_IDLE, KEEPALIVES_INTERVAL, KEEPALIVES_COUNT,
-	TCP_USER_TIMEOUT_MS, conninfo, appname, GetDatabaseEncodingName(), NULL};
-	PGconn	   *conn = PQconnectStartParams(keys, values, 1);
+	return connect_to(conninfo, leader_hosts(conninfo), appname);
+}
 
-	if (conn == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_OUT_OF_MEMORY),
-				 errmsg("out of memory")));
-	hold_connection(conn);
-	if (PQstatus(conn) == CONNECTION_BAD)
-		connection_failed(conn);
-	poll_connection(conn);
-	last_version = PQserverVersion(conn);
-	set_session(conn);
-	return conn;
+PGconn *
+leader_connect_to(const char *conninfo, const char *address, const char *appname)
+{
+	LeaderHosts *hosts = leader_hosts(conninfo);
+
+	hosts->hosts = leader_hosts(address)->hosts;
+	return connect_to(conninfo, hosts, appname);
+}
+
+const char *
+leader_address(PGconn *conn)
+{
+	return hold_of(conn)->address;
 }
 
 int
@@ -254,9 +471,29 @@ leader_raise(PGconn *conn, PGresult *res)
 	pg_unreachable();
 }
 
-/* The last result of the query under way. */
-static PGresult *
-wait_for_result(PGconn *conn)
+void
+leader_set_timeout(PGconn *conn, int timeout_ms)
+{
+	hold_of(conn)->deadline = deadline_in(timeout_ms);
+}
+
+/* False: the connection is lost. */
+static bool
+wait_for_input(PGconn *conn)
+{
+	TimestampTz deadline = hold_of(conn)->deadline;
+
+	if (deadline == 0)
+		(void) leader_wait_for_socket(conn, WL_SOCKET_READABLE, -1);
+	else if (!wait_until_deadline(conn, WL_SOCKET_READABLE, deadline))
+		ereport(ERROR,
+				(errcode(ERRCODE_CONNECTION_FAILURE),
+				 errmsg("the leader did not answer in time")));
+	return PQconsumeInput(conn) != 0;
+}
+
+PGresult *
+leader_query_wait(PGconn *conn)
 {
 	PGresult   *last = NULL;
 
@@ -266,8 +503,7 @@ wait_for_result(PGconn *conn)
 
 		while (PQisBusy(conn))
 		{
-			(void) leader_wait_for_socket(conn, WL_SOCKET_READABLE, -1);
-			if (!PQconsumeInput(conn))
+			if (!wait_for_input(conn))
 			{
 				PQclear(last);
 				leader_connection_lost(conn);
@@ -297,7 +533,7 @@ leader_query_start(PGconn *conn, const char *query, int nparams, const char *con
 PGresult *
 leader_query_finish(PGconn *conn)
 {
-	PGresult   *res = wait_for_result(conn);
+	PGresult   *res = leader_query_wait(conn);
 
 	switch (PQresultStatus(res))
 	{
@@ -354,45 +590,4 @@ leader_era(PGconn *conn, const char *stream)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("stream \"%s\" is not streaming yet", stream)));
 	return era;
-}
-
-/* ---------- connection strings ---------- */
-
-static bool
-is_secret(const PQconninfoOption *option)
-{
-	return strchr(option->dispchar, '*') != NULL || strcmp(option->keyword, "sslpassword") == 0;
-}
-
-char *
-conninfo_without_password(const char *conninfo)
-{
-	char	   *error = NULL;
-	PQconninfoOption *options = PQconninfoParse(conninfo, &error);
-	StringInfoData result;
-
-	initStringInfo(&result);
-	if (options == NULL)
-		return result.data;
-	for (PQconninfoOption *option = options; option->keyword != NULL; option++)
-	{
-		if (option->val == NULL || is_secret(option))
-			continue;
-		appendStringInfo(&result, "%s%s=", result.len > 0 ? " " : "", option->keyword);
-		if (strpbrk(option->val, " '\\") == NULL && option->val[0] != '\0')
-			appendStringInfoString(&result, option->val);
-		else
-		{
-			appendStringInfoChar(&result, '\'');
-			for (const char *p = option->val; *p != '\0'; p++)
-			{
-				if (*p == '\'' || *p == '\\')
-					appendStringInfoChar(&result, '\\');
-				appendStringInfoChar(&result, *p);
-			}
-			appendStringInfoChar(&result, '\'');
-		}
-	}
-	PQconninfoFree(options);
-	return result.data;
 }

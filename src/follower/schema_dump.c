@@ -19,6 +19,7 @@
 
 #include "compat.h"
 #include "follower/copy.h"
+#include "follower/leader_hosts.h"
 
 /* ---------- the program ---------- */
 
@@ -76,12 +77,17 @@ schema_dump_check(PGconn *conn)
 
 /* ---------- running it ---------- */
 
-/* The connection string's options as variables of an environment. */
+/*
+ * The connection string's options as variables of an environment.  Which of several servers it is
+ * about, pg_dump is told by an argument, unless the address is empty.
+ */
 static List *
-connection_environment(const char *conninfo)
+connection_environment(const char *conninfo, const char *address)
 {
 	PQconninfoOption *options = PQconninfoParse(conninfo, NULL);
-	List	   *variables = NIL;
+	bool		elsewhere = address[0] != '\0';
+	bool		timeout = getenv("PGCONNECT_TIMEOUT") != NULL;
+	List	   *variables = elsewhere ? list_make1("PGHOSTADDR=") : NIL;
 
 	if (options == NULL)
 		ereport(ERROR,
@@ -89,11 +95,14 @@ connection_environment(const char *conninfo)
 				 errmsg("invalid connection string")));
 	for (PQconninfoOption *option = options; option->keyword != NULL; option++)
 	{
-		if (option->envvar != NULL && option->val != NULL)
-			variables = lappend(variables, psprintf("%s=%s", option->envvar, option->val));
+		if (option->envvar == NULL || option->val == NULL ||
+			(elsewhere && option_names_server(option->keyword)))
+			continue;
+		timeout |= strcmp(option->keyword, "connect_timeout") == 0;
+		variables = lappend(variables, psprintf("%s=%s", option->envvar, option->val));
 	}
 	PQconninfoFree(options);
-	return variables;
+	return timeout ? variables : lappend(variables, "PGCONNECT_TIMEOUT=" CONNECT_TIMEOUT);
 }
 
 /* The environment has the rest, but has no names for these. */
@@ -101,13 +110,14 @@ connection_environment(const char *conninfo)
 	" keepalives_count=" KEEPALIVES_COUNT " tcp_user_timeout=" TCP_USER_TIMEOUT_MS
 
 Program *
-schema_dump_start(const FollowedRow *row, List *what, const char *snapshot_id)
+schema_dump_start(const FollowedRow *row, List *what, const CopySession *session)
 {
+	const char *address = leader_address(session->conn);
 	List	   *arguments = list_make1(dump_program());
 
-	arguments = lappend(arguments, "--dbname=" KEEPALIVES);
+	arguments = lappend(arguments, psprintf("--dbname=" KEEPALIVES " %s", address));
 	arguments = list_concat(arguments, what);
-	arguments = lappend(arguments, psprintf("--snapshot=%s", snapshot_id));
+	arguments = lappend(arguments, psprintf("--snapshot=%s", session->snapshot_id));
 	arguments = lappend(arguments, psprintf("--encoding=%s", GetDatabaseEncodingName()));
 	arguments = lappend(arguments, "--exclude-schema=" FANOUT_SCHEMA);
 	arguments = lappend(arguments, "--no-publications");
@@ -116,7 +126,7 @@ schema_dump_start(const FollowedRow *row, List *what, const char *snapshot_id)
 	arguments = lappend(arguments, "--no-blobs");
 	arguments = lappend(arguments, "--lock-wait-timeout=" COPY_LOCK_TIMEOUT);
 	arguments = lappend(arguments, "--no-password");
-	return program_start(arguments, connection_environment(row->conninfo));
+	return program_start(arguments, connection_environment(row->conninfo, address));
 }
 
 /* Blank the lines that are commands of psql; only the dump's first and last are. */
