@@ -350,6 +350,8 @@ followed_stream_reset(FollowedStream *stream)
 	worker_info_init(&stream->worker);
 	stream->sender_pid = 0;
 	stream->former_sender_pid = 0;
+	stream->row_holder = 0;
+	stream->stopped_by = 0;
 	stream->state = FOLLOW_STARTING;
 	stream->hold_pid = 0;
 	stream->held = false;

@@ -202,9 +202,13 @@ typedef struct FollowedStream
 	uint64		leader_system;	/* which leader tokens must be from; 0: not known yet */
 	Oid			leader_dboid;
 	WorkerInfo	worker;
-	pid_t		sender_pid;		/* the leader's process that sends to the worker; 0: none */
+	pid_t		sender_pid;		/* the leader's process that sends to the worker or will; 0: none */
 	pid_t		former_sender_pid;	/* the last one that did; 0: none in this server's life */
 	FollowState state;
+
+	/* See follower/make_way.c. */
+	pid_t		row_holder;		/* the worker that locks the stream's row; 0: it does not */
+	pid_t		stopped_by;		/* the session that keeps workers from their work; 0: none */
 
 	XLogRecPtr	received_lsn;
 	XLogRecPtr	applied_lsn;

@@ -32,7 +32,14 @@ PG_FUNCTION_INFO_V1(fanout_resync);
 PG_FUNCTION_INFO_V1(fanout_set_leader);
 PG_FUNCTION_INFO_V1(fanout_wait_for_copy);
 
-/* ---------- at the end of the transaction ---------- */
+/* An unknown sender of a worker that has ended ends within that time. */
+#define OLD_SENDER_MS			3000
+#define UNREGISTER_POLL_MS		50
+
+/* For a leader that takes connections, but answers nothing. */
+#define UNREGISTER_TIMEOUT_MS	10000
+
+/* ---------- what is to happen ---------- */
 
 typedef struct PendingChange
 {
@@ -41,6 +48,7 @@ typedef struct PendingChange
 	bool		restart;		/* end the worker instead of asking it */
 	bool		copy;			/* tables are to be copied again */
 	FollowedRow *unregister;	/* tell the leader that this follower is gone */
+	bool		stopped;		/* ... and keep workers from their work until the end */
 } PendingChange;
 
 static List *pending = NIL;		/* in TopTransactionContext */
@@ -92,36 +100,75 @@ notify_worker(const PendingChange *change)
 	launcher_wake();
 }
 
-/* The leader's process that sends to our worker; 0: none. */
+/* ---------- telling the leader ---------- */
+
+/*
+ * End the worker, which must not register anew when the leader has forgotten it.  Returns the
+ * leader's process that was sending to it, or did before; 0: none is known.
+ */
 static pid_t
-sender_of(int32 id)
+stop_worker(PendingChange *change)
 {
-	FollowedStream *stream = followed_stream_find(MyDatabaseId, id);
-	pid_t		pid;
+	FollowedStream *stream = followed_stream_find(MyDatabaseId, change->id);
+	pid_t		sender;
 
 	if (stream == NULL)
 		return 0;
 	SpinLockAcquire(&stream->mutex);
-	pid = stream->sender_pid;
+	sender = stream->sender_pid != 0 ? stream->sender_pid : stream->former_sender_pid;
 	SpinLockRelease(&stream->mutex);
-	return pid;
+	change->stopped = true;
+	worker_stop(stream);
+	return sender;
+}
+
+/*
+ * The leader may have a sender that we have not heard of, when the worker was just connecting.
+ * It ends when it notices that its connection has; one that does not is another's.
+ */
+static void
+unregister_on(PGconn *conn, const FollowedRow *row, pid_t sender)
+{
+	char	   *instance = DatumGetCString(DirectFunctionCall1(uuid_out,
+															   UUIDPGetDatum(&row->instance)));
+	const char *params[] = {NameStr(row->stream), NameStr(row->follower), instance,
+		psprintf("%d", (int) sender)};
+	PGresult   *res;
+
+	leader_set_timeout(conn, UNREGISTER_TIMEOUT_MS);
+	for (int waited = 0;; waited += UNREGISTER_POLL_MS)
+	{
+		const char *state;
+
+		leader_query_start(conn, "SELECT fanout.unregister_follower($1, $2, $3, $4)", 4, params);
+		res = leader_query_wait(conn);
+		if (PQresultStatus(res) == PGRES_TUPLES_OK)
+			break;
+		state = PQresultErrorField(res, PG_DIAG_SQLSTATE);
+		if (state == NULL || strcmp(state, "55006") != 0 || waited >= OLD_SENDER_MS)
+			leader_raise(conn, res);
+		PQclear(res);
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 UNREGISTER_POLL_MS, PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
+	PQclear(res);
 }
 
 /* Best effort: a leader that can't be reached keeps changes until told otherwise. */
 static void
-unregister(const FollowedRow *row)
+unregister(PendingChange *change)
 {
+	const FollowedRow *row = change->unregister;
 	MemoryContext oldcontext = CurrentMemoryContext;
-	char	   *instance = DatumGetCString(DirectFunctionCall1(uuid_out,
-															   UUIDPGetDatum(&row->instance)));
-	const char *params[] = {NameStr(row->stream), NameStr(row->follower), instance,
-		psprintf("%d", (int) sender_of(row->id))};
+	pid_t		sender = stop_worker(change);
 
 	PG_TRY();
 	{
 		PGconn	   *conn = leader_connect(row->conninfo, "pg_fanout unfollow");
 
-		PQclear(leader_query(conn, "SELECT fanout.unregister_follower($1, $2, $3, $4)", 4, params));
+		unregister_on(conn, row, sender);
 		leader_disconnect(conn);
 	}
 	PG_CATCH();
@@ -143,6 +190,17 @@ unregister(const FollowedRow *row)
 }
 
 static void
+allow_worker(const PendingChange *change)
+{
+	FollowedStream *stream = change->stopped ? followed_stream_find(MyDatabaseId, change->id) : NULL;
+
+	if (stream != NULL)
+		worker_allow(stream);
+}
+
+/* ---------- at the end of the transaction ---------- */
+
+static void
 control_xact_callback(XactEvent event, void *arg)
 {
 	ListCell   *lc;
@@ -154,7 +212,7 @@ control_xact_callback(XactEvent event, void *arg)
 			PendingChange *change = lfirst(lc);
 
 			if (change->unregister != NULL)
-				unregister(change->unregister);
+				unregister(change);
 		}
 	}
 	else if (event == XACT_EVENT_COMMIT)
@@ -166,6 +224,8 @@ control_xact_callback(XactEvent event, void *arg)
 	}
 	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
 	{
+		foreach(lc, pending)
+			allow_worker(lfirst(lc));
 		pending = NIL;
 		extension_dropped = false;
 	}
@@ -256,22 +316,28 @@ require_stream(FunctionCallInfo fcinfo)
 	return followed_row_require(NameStr(*PG_GETARG_NAME(0)));
 }
 
-/* The same; the row lives until the transaction's end. */
+/*
+ * Nobody else changes the stream's row until the end of the transaction, and a worker that is about
+ * to is not waited for.  The row lives until then; it may be another than before.
+ */
 static FollowedRow *
-require_stream_until_commit(FunctionCallInfo fcinfo)
+take_row(const FollowedRow *row)
 {
-	MemoryContext oldcontext = MemoryContextSwitchTo(TopTransactionContext);
-	FollowedRow *row = require_stream(fcinfo);
+	MemoryContext oldcontext;
+	FollowedRow *taken;
 
+	followed_row_take(row->id);
+	oldcontext = MemoryContextSwitchTo(TopTransactionContext);
+	taken = followed_row_require(NameStr(row->stream));
 	MemoryContextSwitchTo(oldcontext);
-	return row;
+	return taken;
 }
 
 /* unfollow(stream name) */
 Datum
 fanout_unfollow(PG_FUNCTION_ARGS)
 {
-	FollowedRow *row = require_stream_until_commit(fcinfo);
+	FollowedRow *row = take_row(require_stream(fcinfo));
 	PendingChange *change;
 
 	(void) followed_execute("DELETE FROM fanout.followed_stream WHERE id = $1", row->id);
@@ -286,7 +352,7 @@ fanout_unfollow(PG_FUNCTION_ARGS)
 Datum
 fanout_pause(PG_FUNCTION_ARGS)
 {
-	FollowedRow *row = require_stream(fcinfo);
+	FollowedRow *row = take_row(require_stream(fcinfo));
 
 	(void) followed_execute("UPDATE fanout.followed_stream SET paused = true WHERE id = $1", row->id);
 	(void) add_pending(row->id);
@@ -299,12 +365,22 @@ fanout_resume(PG_FUNCTION_ARGS)
 {
 	FollowedRow *row = require_stream(fcinfo);
 
-	(void) followed_execute("UPDATE fanout.followed_stream SET paused = false WHERE id = $1", row->id);
+	if (row->paused)
+	{
+		row = take_row(row);
+		(void) followed_execute("UPDATE fanout.followed_stream SET paused = false WHERE id = $1",
+								row->id);
+	}
 	(void) add_pending(row->id);
 	PG_RETURN_VOID();
 }
 
-/* resync(stream name, relation regclass): one table is copied beside the stream */
+/*
+ * resync(stream name, relation regclass)
+ *
+ * One table is copied beside the stream.  It comes after what the worker is applying, whose schema
+ * changes a copy of all tables would not have.
+ */
 Datum
 fanout_resync(PG_FUNCTION_ARGS)
 {
@@ -334,6 +410,7 @@ set_leader(FollowedRow *row, const char *conninfo)
 		leader_check_name(&leader, NameStr(row->follower), NameStr(row->stream));
 	leader_disconnect(leader.conn);
 
+	row = take_row(row);
 	followed_row_set_leader(row->id, conninfo, &leader);
 	change = add_pending(row->id);
 	change->restart = true;
@@ -349,7 +426,7 @@ Datum
 fanout_set_leader(PG_FUNCTION_ARGS)
 {
 	MemoryContext context = CurrentMemoryContext;
-	FollowedRow *row = require_stream_until_commit(fcinfo);
+	FollowedRow *row = require_stream(fcinfo);
 
 	if (PG_ARGISNULL(1))
 		ereport(ERROR,

@@ -166,13 +166,6 @@ followed_row_set_leader(int32 id, const char *conninfo, const CheckedLeader *lea
 }
 
 void
-followed_row_lock(int32 id)
-{
-	(void) followed_execute("SELECT FROM fanout.followed_stream WHERE id = $1 FOR NO KEY UPDATE",
-							id);
-}
-
-void
 followed_row_set_era(int32 id, const char *era)
 {
 	OwnTables	state;

@@ -73,12 +73,6 @@ struct CheckedLeader;
 extern void followed_row_set_leader(int32 id, const char *conninfo,
 									const struct CheckedLeader *leader);
 
-/*
- * Whoever changes rows of the stream's tables and may change the stream's own in the same
- * transaction, or several of the former, locks the latter first: there is no deadlock, then.
- */
-extern void followed_row_lock(int32 id);
-
 /* Note the leader's era, before anything of it is copied or applied; needs a transaction. */
 extern void followed_row_set_era(int32 id, const char *era);
 
@@ -213,6 +207,22 @@ extern void leader_check_all_rows_visible(PGconn *conn, const char *stream);
  * password, out of the log.
  */
 pg_noreturn extern void rethrow_without_statement(MemoryContext context);
+
+/* ---------- make_way.c ---------- */
+
+/*
+ * Whoever changes rows of the stream's tables and may change the stream's own in the same
+ * transaction, or several of the former, locks the latter first: there is no deadlock, then.
+ */
+extern void followed_row_lock(int32 id);
+
+/* For sessions: against all other changes, without waiting for the worker, which is ended. */
+extern void followed_row_take(int32 id);
+
+/* End the worker; another one waits until it is allowed, at the end of the transaction. */
+extern void worker_stop(FollowedStream *stream);
+extern void worker_allow(FollowedStream *stream);
+extern void worker_wait_until_allowed(FollowedStream *stream);
 
 /* ---------- worker.c ---------- */
 

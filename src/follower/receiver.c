@@ -114,10 +114,11 @@ start_stream(Receiver *receiver, const FollowedRow *row)
 	pid_t		former;
 	PGresult   *res;
 
+	/* From now on it may be known there as the sender of this follower. */
 	SpinLockAcquire(&receiver->stream->mutex);
+	receiver->stream->sender_pid = PQbackendPID(conn);
 	former = receiver->stream->former_sender_pid;
 	SpinLockRelease(&receiver->stream->mutex);
-
 	res = leader_query(conn,
 					   psprintf("CALL fanout.send_changes(%s, %s, '%s', '%X/%X', '%s', '%X/%X', %d, %d)",
 								stream, follower, instance, LSN_FORMAT_ARGS(apply_start_lsn()),

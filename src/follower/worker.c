@@ -376,6 +376,7 @@ fanout_follower_main(Datum arg)
 		one_too_many(&hint);
 	before_shmem_exit(worker_gone, (Datum) 0);
 	worker_info_started(&my_stream->mutex, &my_stream->worker);
+	worker_wait_until_allowed(my_stream);
 	follower_session_init();
 
 	PG_TRY();

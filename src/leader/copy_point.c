@@ -27,6 +27,7 @@
 
 #include "access/transam.h"
 #include "access/xlog.h"
+#include "libpq/libpq.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "storage/latch.h"
@@ -169,6 +170,21 @@ wait_until_disconnected(LeaderStream *stream, const char *follower, const pg_uui
 }
 
 /*
+ * A follower that gave up meanwhile may have been unregistered already, and is not to come
+ * back.
+ */
+static void
+check_client(void)
+{
+	if (MyProcPort != NULL && !pq_check_connection())
+	{
+		ClientConnectionLost = true;
+		InterruptPending = true;
+	}
+	CHECK_FOR_INTERRUPTS();
+}
+
+/*
  * Returns the position.  Without an era it is a new one; otherwise the follower has
  * copied something already, which holds what was committed up to reached in that era: it
  * keeps its position, or the call fails with FANOUT_ERRCODE_LOST.
@@ -189,7 +205,7 @@ copy_point_register(LeaderStream *stream, const char *follower, const pg_uuid_t 
 	wait_until_disconnected(stream, follower, instance);
 	do
 	{
-		CHECK_FOR_INTERRUPTS();
+		check_client();
 		point = GetXLogInsertEndRecPtr();
 		registry_add(stream, follower, instance, point);
 		wait_for_critical_sections();
