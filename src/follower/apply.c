@@ -405,15 +405,40 @@ apply_at_once(ApplyRelation *relation, const Change *change)
 	apply_next_command();
 }
 
+/*
+ * The leader could not send a row of the table: from here on its changes are ignored, until a
+ * copy has brought what is missing.
+ */
+static void
+set_aside(const Change *change)
+{
+	ApplyRelation *relation = relation_map_get(change->relid);
+	char	   *error;
+
+	if (!relation_wants(relation, &apply_position.txn))
+		return;
+	error = psprintf("a row of table \"%s.%s\" can't be sent by the leader, the table is to be copied again: %s",
+					 relation->desc->nspname, relation->desc->relname,
+					 pnstrdup(change->body, change->body_len));
+	ereport(LOG,
+			(errmsg_internal("%s", error)));
+	worker_info_error(&applier.stream->mutex, &applier.stream->worker, error);
+	group_close_relations();
+	apply_copy_again(list_make1_oid(relation->relid));
+	applier.ends_group = true;
+}
+
 /* What is not a change of a row comes after all that was collected before it. */
 static void
 apply_other(const Change *change)
 {
-	if (applier.replaying && change->op != CHANGE_TRUNCATE)
+	if (applier.replaying && change->op != CHANGE_TRUNCATE && change->op != CHANGE_UNCARRIED)
 		return;
 	batch_flush_all();
 	if (change->op == CHANGE_TRUNCATE)
 		applier.ends_group |= apply_truncate(change, &apply_position.txn);
+	else if (change->op == CHANGE_UNCARRIED)
+		set_aside(change);
 	else if (change->op == CHANGE_SEQUENCE)
 		sequence_set(&change->sequence);
 	else if (change->op == CHANGE_TABLES)

@@ -131,6 +131,8 @@ operation_name(ChangeOp op)
 			return "a schema change";
 		case CHANGE_TABLES:
 			return "a change of the publications";
+		case CHANGE_UNCARRIED:
+			return "what stands for a row that can't be sent";
 	}
 	return "change";
 }

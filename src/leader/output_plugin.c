@@ -223,38 +223,82 @@ plugin_describe_in_log(DecoderState *state, PublishedRelation *rel)
 	log_writer_put_relation(state->writer, relid, buf.data, buf.len);
 }
 
-static void
-write_change(Plugin *plugin, DecoderState *state, ReorderBufferTXN *txn,
-			 PublishedRelation *rel, RowAction action, OldRowKind oldkind,
-			 TupleTableSlot *oldslot, TupleTableSlot *newslot)
+/* A change of a row, from what was decoded to the bytes of the log. */
+typedef struct RowChange
 {
+	PublishedRelation *rel;
+	RowAction	action;
+	OldRowKind	oldkind;
+	TupleTableSlot *oldslot;	/* NULL: none */
+	TupleTableSlot *newslot;
+	bool		wanted;			/* no row filter keeps it out */
 	StringInfoData buf;
+} RowChange;
+
+/* Everything that runs functions of types and filters. */
+static void
+encode_row(void *arg)
+{
+	RowChange  *row = arg;
+	RowEncoder *encoder = row->rel->encoder;
 	RowValues	oldrow;
 	RowValues	newrow;
 
-	if (oldslot != NULL)
-		pick_columns(&oldrow, rel, oldslot);
-	if (newslot != NULL)
-		pick_columns(&newrow, rel, newslot);
+	row->wanted = filter_change(row->rel, &row->action, row->oldslot, row->newslot);
+	if (!row->wanted)
+		return;
+	if (row->oldslot != NULL)
+		pick_columns(&oldrow, row->rel, row->oldslot);
+	if (row->newslot != NULL)
+		pick_columns(&newrow, row->rel, row->newslot);
 
-	initStringInfo(&buf);
-	switch (action)
+	initStringInfo(&row->buf);
+	switch (row->action)
 	{
 		case ROW_INSERT:
-			change_encode_insert(&buf, rel->encoder, &newrow);
+			change_encode_insert(&row->buf, encoder, &newrow);
 			break;
 		case ROW_UPDATE:
-			change_encode_update(&buf, rel->encoder, oldslot ? oldkind : OLD_NONE,
-								 oldslot ? &oldrow : NULL, &newrow);
+			change_encode_update(&row->buf, encoder, row->oldslot ? row->oldkind : OLD_NONE,
+								 row->oldslot ? &oldrow : NULL, &newrow);
 			break;
 		case ROW_DELETE:
-			change_encode_delete(&buf, rel->encoder, oldkind, &oldrow);
+			change_encode_delete(&row->buf, encoder, row->oldkind, &oldrow);
 			break;
 	}
+}
+
+/* Bytes of columns that go as they are can only be too many, which takes values out of line. */
+static bool
+may_fail(const RowChange *row, const ReorderBufferChange *change)
+{
+	return row->rel->estate != NULL || row_encoder_may_fail(row->rel->encoder) ||
+		(row->oldslot != NULL &&
+		 HeapTupleHasExternal(fanout_change_tuple(change->data.tp.oldtuple))) ||
+		(row->newslot != NULL &&
+		 HeapTupleHasExternal(fanout_change_tuple(change->data.tp.newtuple)));
+}
+
+static void
+write_change(Plugin *plugin, DecoderState *state, ReorderBufferTXN *txn, RowChange *row,
+			 const ReorderBufferChange *change)
+{
+	ErrorData  *error = NULL;
+
+	if (list_member_oid(plugin->set_aside, row->rel->desc->relid))
+		return;
+	if (may_fail(row, change))
+		error = plugin_try(encode_row, row);
+	else
+		encode_row(row);
+	if (error != NULL)
+		plugin_set_aside(plugin, state, txn, row->rel, error);
+	if (error != NULL || !row->wanted)
+		return;
 
 	plugin_begin_in_log(plugin, state, txn);
-	plugin_describe_in_log(state, rel);
-	log_writer_put_change(state->writer, buf.data, buf.len);
+	plugin_describe_in_log(state, row->rel);
+	log_writer_put_change(state->writer, row->buf.data, row->buf.len);
 	state->changes++;
 }
 
@@ -284,36 +328,32 @@ decode_row(Plugin *plugin, DecoderState *state, ReorderBufferTXN *txn,
 		   Relation relation, ReorderBufferChange *change)
 {
 	PublishedRelation *rel = publication_lookup(relation);
-	TupleTableSlot *oldslot = NULL;
-	TupleTableSlot *newslot = NULL;
-	OldRowKind	oldkind;
-	RowAction	action;
+	RowChange	row = {.rel = rel};
 
-	if (!row_action(rel, change->action, &action))
+	if (!row_action(rel, change->action, &row.action))
 		return;
-	if (action != ROW_INSERT && change->data.tp.oldtuple != NULL)
+	if (row.action != ROW_INSERT && change->data.tp.oldtuple != NULL)
 	{
-		oldslot = rel->oldslot;
-		store_row(rel, oldslot, relation, fanout_change_tuple(change->data.tp.oldtuple));
+		row.oldslot = rel->oldslot;
+		store_row(rel, row.oldslot, relation, fanout_change_tuple(change->data.tp.oldtuple));
 	}
-	if (action != ROW_DELETE)
+	if (row.action != ROW_DELETE)
 	{
-		newslot = rel->newslot;
-		store_row(rel, newslot, relation, fanout_change_tuple(change->data.tp.newtuple));
+		row.newslot = rel->newslot;
+		store_row(rel, row.newslot, relation, fanout_change_tuple(change->data.tp.newtuple));
 	}
-	else if (oldslot == NULL)
+	else if (row.oldslot == NULL)
 	{
 		/* Deleted before the table was published, when it needed no key. */
 		elog(DEBUG1, "skipping a DELETE from table \"%s\" without the old row's key",
 			 RelationGetRelationName(relation));
 		return;
 	}
-	if (oldslot != NULL && newslot != NULL)
-		complete_from_old_row(newslot, oldslot);
+	if (row.oldslot != NULL && row.newslot != NULL)
+		complete_from_old_row(row.newslot, row.oldslot);
 
-	oldkind = relation->rd_rel->relreplident == REPLICA_IDENTITY_FULL ? OLD_FULL : OLD_KEY;
-	if (filter_change(rel, &action, oldslot, newslot))
-		write_change(plugin, state, txn, rel, action, oldkind, oldslot, newslot);
+	row.oldkind = relation->rd_rel->relreplident == REPLICA_IDENTITY_FULL ? OLD_FULL : OLD_KEY;
+	write_change(plugin, state, txn, &row, change);
 }
 
 /* ---------- schema changes ---------- */
@@ -438,6 +478,8 @@ plugin_startup(LogicalDecodingContext *ctx, OutputPluginOptions *options, bool i
 	plugin = palloc0(sizeof(Plugin));
 	plugin->change_context = AllocSetContextCreate(ctx->context, "pg_fanout change",
 												   ALLOCSET_DEFAULT_SIZES);
+	plugin->transaction_context = AllocSetContextCreate(ctx->context, "pg_fanout transaction",
+														ALLOCSET_SMALL_SIZES);
 	ctx->output_plugin_private = plugin;
 	publication_start(ctx->context, MyDecoder->state.row);
 	published_tables_start(ctx->context);
@@ -456,6 +498,8 @@ plugin_begin(LogicalDecodingContext *ctx, ReorderBufferTXN *txn)
 
 	plugin->begun = false;
 	plugin->in_script = false;
+	plugin->set_aside = NIL;
+	MemoryContextReset(plugin->transaction_context);
 	publication_forget_invalid();
 	watch_extension(ctx->output_writer_private);
 }

@@ -1,7 +1,7 @@
 /*
  * plugin.h
- *		What the files of the output plugin share: its callbacks and rows (output_plugin.c)
- *		and TRUNCATE (decode_truncate.c).
+ *		What the files of the output plugin share: its callbacks and rows (output_plugin.c),
+ *		TRUNCATE (decode_truncate.c) and rows that can't be sent (uncarried.c).
  */
 #ifndef FANOUT_PLUGIN_H
 #define FANOUT_PLUGIN_H
@@ -14,6 +14,8 @@
 typedef struct Plugin
 {
 	MemoryContext change_context;
+	MemoryContext transaction_context;
+	List	   *set_aside;		/* oids: nothing more of them in this transaction */
 	bool		begun;			/* the current transaction is in the log */
 	bool		in_script;		/* an extension's script writes, see statement.h */
 } Plugin;
@@ -25,6 +27,18 @@ extern void plugin_begin_in_log(Plugin *plugin, DecoderState *state, ReorderBuff
 
 /* In a transaction that is begun: describe what the relation is published as, if the log needs it. */
 extern void plugin_describe_in_log(DecoderState *state, PublishedRelation *rel);
+
+/* ---------- uncarried.c ---------- */
+
+/*
+ * Call a function that may fail for a reason that is not the process's own; returns the error,
+ * in the current memory context, or NULL.
+ */
+extern ErrorData *plugin_try(void (*function) (void *), void *arg);
+
+/* Say in the log that a row of the relation can't be sent. */
+extern void plugin_set_aside(Plugin *plugin, DecoderState *state, ReorderBufferTXN *txn,
+							 PublishedRelation *rel, const ErrorData *error);
 
 /* ---------- decode_truncate.c ---------- */
 

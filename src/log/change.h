@@ -78,7 +78,8 @@ typedef enum ChangeOp
 	CHANGE_TRUNCATE = 'T',
 	CHANGE_SEQUENCE = 'Q',		/* a sequence's value */
 	CHANGE_STATEMENT = 'S',		/* a schema change; statement.h has what is in it */
-	CHANGE_TABLES = 'P'			/* the stream's tables from here on; table_list.h */
+	CHANGE_TABLES = 'P',		/* the stream's tables from here on; table_list.h */
+	CHANGE_UNCARRIED = 'X'		/* a row can't be sent: the table must be copied again */
 } ChangeOp;
 
 typedef enum OldRowKind
@@ -110,10 +111,19 @@ typedef struct RowValues
 	const bool *unchanged;		/* NULL: none */
 } RowValues;
 
+/* No change of a row is larger, so that it fits into a frame. */
+#define CHANGE_MAX_SIZE	(MaxAllocSize - 2048)
+
 /* How to turn the values of one relation into bytes; made once per description. */
 typedef struct RowEncoder RowEncoder;
 
 extern RowEncoder *row_encoder_make(const RelationDesc *desc, const Oid *typids);
+
+/* Does it call functions that may fail, or make of a small value a large one? */
+extern bool row_encoder_may_fail(const RowEncoder *encoder);
+
+/* After an error: free what functions had left. */
+extern void row_encoder_reset(RowEncoder *encoder);
 extern void change_encode_insert(StringInfo buf, RowEncoder *encoder, const RowValues *newrow);
 extern void change_encode_update(StringInfo buf, RowEncoder *encoder, OldRowKind oldkind,
 								 const RowValues *oldrow, const RowValues *newrow);
@@ -121,6 +131,8 @@ extern void change_encode_delete(StringInfo buf, RowEncoder *encoder, OldRowKind
 								 const RowValues *oldrow);
 extern void change_encode_truncate(StringInfo buf, int nrels, const Oid *relids, uint8 flags);
 extern void change_encode_sequence(StringInfo buf, const SequenceValue *sequence);
+
+extern void change_encode_uncarried(StringInfo buf, Oid relid, const char *reason);
 
 /* CHANGE_STATEMENT or CHANGE_TABLES, whose contents are encoded already. */
 extern void change_encode_body(StringInfo buf, ChangeOp op, const char *body, uint32 len);
@@ -136,7 +148,7 @@ extern char column_form_for_type(Oid typid);
 typedef struct Change
 {
 	ChangeOp	op;
-	Oid			relid;			/* I, U, D */
+	Oid			relid;			/* I, U, D, X */
 	OldRowKind	oldkind;		/* U, D */
 	int			natts;
 	ColumnValue *oldrow;		/* natts entries, valid when oldkind != OLD_NONE */
@@ -145,7 +157,7 @@ typedef struct Change
 	int			nrels;			/* T */
 	Oid		   *relids;			/* T */
 	SequenceValue sequence;		/* Q */
-	const char *body;			/* S, P: points into the frame */
+	const char *body;			/* S, P, X: points into the frame */
 	uint32		body_len;
 	int			row_capacity;	/* private to change_decode() */
 	int			rel_capacity;

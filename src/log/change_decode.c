@@ -204,6 +204,11 @@ change_decode(const char **pos, const char *end, RelationDescLookup lookup, void
 			change->body_len = read_uint32(&reader);
 			change->body = read_bytes(&reader, change->body_len);
 			break;
+		case CHANGE_UNCARRIED:
+			change->relid = read_uint32(&reader);
+			change->body_len = read_uint32(&reader);
+			change->body = read_bytes(&reader, change->body_len);
+			break;
 		default:
 			read_failed(&reader, "The kind of change is unknown.");
 	}

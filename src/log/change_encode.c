@@ -10,6 +10,7 @@
  *	'T' flags (1), number of relations (4), relids (4 each)
  *	'Q' schema, name, value (8), is_called (1); names as in relation_desc.c
  *	'S' length (4), that many bytes of a statement (statement.c)
+ *	'X' relid (4), length (4), that many bytes that say why
  *
  * and a row is a byte of flags; with ROW_HAS_NULLS a bitmap of the columns that are
  * null; with ROW_HAS_UNCHANGED one of those that are unchanged; and the other
@@ -18,13 +19,15 @@
  * set in all bytes but the last.  A row of kind OLD_KEY is made of the key columns
  * only.  In bitmaps, bit i % 8 of byte i / 8 belongs to the row's column i.
  *
- * Output functions leak what they detoast and print; they run in a context of
+ * Output functions leak what they detoast; they run in a context of
  * the encoder's own that is reset after every change: there may be many encoders, and
  * what they leave large.
  */
 #include "postgres.h"
 
+#include "access/detoast.h"
 #include "access/tupmacs.h"
+#include "catalog/pg_type.h"
 #include "libpq/pqformat.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -48,6 +51,7 @@ struct RowEncoder
 	Oid			relid;
 	MemoryContext context;		/* reset after every change */
 	int			natts;
+	bool		may_fail;
 	ColumnEncoder columns[FLEXIBLE_ARRAY_MEMBER];
 };
 
@@ -69,6 +73,28 @@ make_column_encoder(ColumnEncoder *encoder, const ColumnDesc *column, Oid typid)
 	fmgr_info(function, &encoder->output);
 }
 
+/*
+ * Of the types that are not sent as they are, these print no more than a few times what is
+ * stored, and all that is stored.
+ */
+static bool
+type_may_fail(const ColumnDesc *column)
+{
+	switch (column->form)
+	{
+		case COLUMN_FIXED:
+		case COLUMN_VARLENA:
+			return false;
+		case COLUMN_SEND:
+			return column->typid != NUMERICOID && column->typid != INTERVALOID &&
+				column->typid != INETOID && column->typid != CIDROID &&
+				column->typid != BITOID && column->typid != VARBITOID &&
+				column->typid != JSONOID;
+		default:
+			return true;
+	}
+}
+
 /* typids are the columns' types on this server.  The result lives in the current context. */
 RowEncoder *
 row_encoder_make(const RelationDesc *desc, const Oid *typids)
@@ -81,8 +107,23 @@ row_encoder_make(const RelationDesc *desc, const Oid *typids)
 	encoder->context = AllocSetContextCreate(CurrentMemoryContext, "pg_fanout row encoder",
 											 ALLOCSET_SMALL_SIZES);
 	for (int i = 0; i < desc->natts; i++)
+	{
 		make_column_encoder(&encoder->columns[i], &desc->columns[i], typids[i]);
+		encoder->may_fail |= type_may_fail(&desc->columns[i]);
+	}
 	return encoder;
+}
+
+bool
+row_encoder_may_fail(const RowEncoder *encoder)
+{
+	return encoder->may_fail;
+}
+
+void
+row_encoder_reset(RowEncoder *encoder)
+{
+	MemoryContextReset(encoder->context);
 }
 
 /* ---------- values ---------- */
@@ -98,9 +139,20 @@ put_length(StringInfo buf, uint32 len)
 	appendStringInfoCharMacro(buf, (char) len);
 }
 
+/* Before anything is made in memory for it. */
+static void
+check_size(StringInfo buf, Size len)
+{
+	if (buf->len + len > CHANGE_MAX_SIZE)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("row is too large to be sent")));
+}
+
 static void
 put_bytes(StringInfo buf, const char *data, Size len)
 {
+	check_size(buf, len);
 	put_length(buf, len);
 	appendBinaryStringInfo(buf, data, len);
 }
@@ -131,16 +183,21 @@ put_value(StringInfo buf, ColumnEncoder *column, Datum value)
 			put_fixed(buf, column, value);
 			break;
 		case COLUMN_VARLENA:
+			check_size(buf, toast_raw_datum_size(value));
 			bytes = PG_DETOAST_DATUM_PACKED(value);
 			put_bytes(buf, VARDATA_ANY(bytes), VARSIZE_ANY_EXHDR(bytes));
+			if (bytes != (struct varlena *) DatumGetPointer(value))
+				pfree(bytes);
 			break;
 		case COLUMN_SEND:
 			bytes = SendFunctionCall(&column->output, value);
 			put_bytes(buf, VARDATA(bytes), VARSIZE(bytes) - VARHDRSZ);
+			pfree(bytes);
 			break;
 		default:
 			text = OutputFunctionCall(&column->output, value);
 			put_bytes(buf, text, strlen(text));
+			pfree(text);
 	}
 }
 
@@ -277,6 +334,17 @@ change_encode_sequence(StringInfo buf, const SequenceValue *sequence)
 	put_name(buf, NameStr(sequence->relname));
 	pq_sendint64(buf, sequence->value);
 	pq_sendint8(buf, sequence->is_called);
+}
+
+void
+change_encode_uncarried(StringInfo buf, Oid relid, const char *reason)
+{
+	uint32		len = strlen(reason);
+
+	pq_sendint8(buf, CHANGE_UNCARRIED);
+	pq_sendint32(buf, relid);
+	pq_sendint32(buf, len);
+	appendBinaryStringInfo(buf, reason, len);
 }
 
 void

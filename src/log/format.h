@@ -24,6 +24,7 @@
 #define FANOUT_FORMAT_H
 
 #include "log/bytes.h"
+#include "log/change.h"
 #include "log/log.h"
 
 #include "utils/memutils.h"
@@ -34,6 +35,8 @@
 
 /* A whole frame, and a message around it, must fit into one palloc'd buffer. */
 #define FRAME_MAX_PAYLOAD	(MaxAllocSize - 1024)
+StaticAssertDecl(CHANGE_MAX_SIZE <= FRAME_MAX_PAYLOAD - LOG_TXN_SIZE,
+				 "a change must fit into a frame");
 
 /*
  * As frame_parse(), but for bytes that may be damaged: says in *problem, as a
