@@ -129,6 +129,7 @@ apply_ddl_init(const FollowedRow *row)
 		prev_object_access = object_access_hook;
 		object_access_hook = watch_objects;
 	}
+	apply_script_init();
 	ddl.row = row;
 }
 
@@ -266,6 +267,7 @@ run_utility(PlannedStmt *planned, const char *text)
 
 	GetUserIdAndSecContext(&user, &sec_context);
 	SetUserIdAndSecContext(user, sec_context & ~restrictions_lifted(planned->utilityStmt));
+	apply_script_prepare(planned->utilityStmt);
 	ProcessUtility(planned, text, false, PROCESS_UTILITY_QUERY, NULL, NULL, None_Receiver, NULL);
 	SetUserIdAndSecContext(user, sec_context);
 	CommandCounterIncrement();

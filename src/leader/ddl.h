@@ -3,7 +3,7 @@
  *		What the files of the capture of schema changes share.
  *
  * ddl_capture.c watches statements and has ddl_write.c write them down; ddl_made.c notes what
- * they make; ddl_filter.c says whether a
+ * they make, and ddl_script.c what runs within an extension's script; ddl_filter.c says whether a
  * statement replicates and what it is about, and ddl_temporary.c what lives no longer
  * than something temporary; ddl_deparse.c writes the text of those that must not be
  * repeated as they are, and ddl_bound.c that of partitions' bounds; ddl_values.c knows
@@ -32,6 +32,12 @@ enum
 	Natts_schema_change = Anum_schema_change_statement_at
 };
 
+/* Flags of rows that are no statements and don't get into the log, see ddl_script.c. */
+#define MARK_SCRIPT				0x20	/* an extension's script begins; its name is the text */
+#define MARK_EVENT_TRIGGER		0x40	/* an event trigger's function begins, in a script */
+#define MARK_END				0x80	/* what began last ends */
+#define MARKS	(MARK_SCRIPT | MARK_EVENT_TRIGGER | MARK_END)
+
 /* What is known of a statement before it runs. */
 typedef struct SchemaChange
 {
@@ -39,6 +45,7 @@ typedef struct SchemaChange
 	const char *why_not;		/* not replicated, and this is why; NULL: it is */
 	bool		after;			/* written down after it has run, since it commits inside */
 	uint8		flags;			/* STATEMENT_... */
+	const char *extension;		/* whose script it runs; NULL: none */
 	List	   *relids;			/* tables it is about, where that can be told */
 	char	   *text;			/* to be repeated instead of the statement; NULL: itself */
 } SchemaChange;
@@ -49,7 +56,8 @@ extern bool ddl_is_led(void);
 /* ddl_write.c: the text in its query string; rows for a statement and its end, by a number. */
 extern char *statement_text(const PlannedStmt *pstmt, const char *query_string);
 extern uint32 write_statement_down(const char *text, List *relids, uint8 flags);
-extern void write_end_down(uint32 number, List *relids, uint8 flags, List *made);
+extern void write_made_down(uint32 number, List *relids, List *made);
+extern void write_mark_down(uint8 mark, const char *text);	/* unless the extension is gone */
 
 /* ddl_made.c: what a statement makes is noted between begin and end; statements nest. */
 typedef struct MadeByStatement
@@ -63,6 +71,19 @@ extern void ddl_made_begin(MadeByStatement *made);
 extern List *ddl_made_strings(const MadeByStatement *made);	/* see made.h */
 extern void ddl_made_end(MadeByStatement *made);
 extern void ddl_made_init(void);
+
+/* ddl_script.c; extension NULL: the statement has no script */
+typedef enum ScriptState
+{
+	NO_SCRIPT,
+	IN_SCRIPT,
+	IN_EVENT_TRIGGER			/* called within a script */
+} ScriptState;
+
+extern void ddl_script_init(void);
+extern ScriptState ddl_script_begin(const char *extension); /* returns the state before */
+extern void ddl_script_restore(ScriptState before);
+extern bool ddl_comes_with_script(void);
 
 /* ddl_filter.c; the text of the statement begins at that place of the query string. */
 extern bool is_schema_change(Node *stmt);

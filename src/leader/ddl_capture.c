@@ -16,7 +16,7 @@
  *
  * Captured is what was written by somebody: statements of clients, functions and DO
  * blocks.  What a statement is broken down into (subcommands) comes with it, and
- * so does what an extension's script runs.  But IMPORT FOREIGN SCHEMA asks another server,
+ * so does what an extension's script runs (ddl_script.c).  But IMPORT FOREIGN SCHEMA asks another server,
  * which may answer otherwise later: captured is what it is broken down into.
  *
  * Whether the database leads a stream is read from its table each time: shared
@@ -26,7 +26,6 @@
 
 #include "access/xact.h"
 #include "access/xlog.h"
-#include "commands/extension.h"
 #include "miscadmin.h"
 #include "nodes/bitmapset.h"
 #include "tcop/utility.h"
@@ -66,7 +65,7 @@ is_captured(Node *stmt, ProcessUtilityContext context)
 		(importing && IsA(stmt, CreateForeignTableStmt));
 
 	return whole && is_schema_change(stmt) &&
-		!creating_extension && Fanout != NULL && OidIsValid(MyDatabaseId) &&
+		!ddl_comes_with_script() && Fanout != NULL && OidIsValid(MyDatabaseId) &&
 		IsTransactionState() && !XactReadOnly && !RecoveryInProgress() && ddl_is_led();
 }
 
@@ -90,14 +89,15 @@ say_not_replicated(Node *stmt, const char *why)
 			 errdetail_internal("%s", why)));
 }
 
-/* Run the statement; returns what it made. */
+/* Run the statement, which may have an extension's script; returns what it made. */
 static List *
-run_noting(PlannedStmt *pstmt, const char *query_string, bool read_only_tree,
+run_noting(const char *extension, PlannedStmt *pstmt, const char *query_string, bool read_only_tree,
 		   ProcessUtilityContext context, ParamListInfo params, QueryEnvironment *query_env,
 		   DestReceiver *dest, QueryCompletion *qc, ProcessUtility_hook_type next)
 {
 	MadeByStatement made;
 	List	   *volatile strings = NIL;
+	ScriptState before = ddl_script_begin(extension);
 
 	ddl_made_begin(&made);
 	PG_TRY();
@@ -108,6 +108,7 @@ run_noting(PlannedStmt *pstmt, const char *query_string, bool read_only_tree,
 	PG_FINALLY();
 	{
 		ddl_made_end(&made);
+		ddl_script_restore(before);
 	}
 	PG_END_TRY();
 	return strings;
@@ -138,14 +139,14 @@ run_captured(PlannedStmt *pstmt, const char *query_string, bool read_only_tree,
 		text = change.text;
 	if (!change.after)
 		number = write_statement_down(text, change.relids, change.flags);
-	made = run_noting(pstmt, query_string, read_only_tree, context, params, query_env, dest, qc,
+	made = run_noting(change.extension, pstmt, query_string, read_only_tree, context, params, query_env, dest, qc,
 					  next);
 	if (change.after)
 		number = write_statement_down(text, change.relids, change.flags);
-	if (change.flags & STATEMENT_SCRIPT)
-		write_end_down(number, NIL, STATEMENT_SCRIPT_END, NIL);
+	if (change.extension != NULL)
+		write_mark_down(MARK_END, "");
 	else if (made != NIL)
-		write_end_down(number, change.relids, STATEMENT_MADE, made);
+		write_made_down(number, change.relids, made);
 }
 
 /* Its subcommands come by here, too. */
@@ -192,4 +193,5 @@ ddl_capture_init(void)
 	prev_process_utility = ProcessUtility_hook;
 	ProcessUtility_hook = ddl_capture_utility;
 	ddl_made_init();
+	ddl_script_init();
 }

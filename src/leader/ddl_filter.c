@@ -382,7 +382,7 @@ static void
 examine_extension(SchemaChange *change, const char *name)
 {
 	change->ours = strcmp(name, FANOUT_LIBRARY) == 0;
-	change->flags |= STATEMENT_SCRIPT;
+	change->extension = name;
 }
 
 /* Statements that make or change one thing with a name. */

@@ -120,10 +120,10 @@ write_statement_down(const char *text, List *relids, uint8 flags)
 }
 
 void
-write_end_down(uint32 number, List *relids, uint8 flags, List *made)
+write_made_down(uint32 number, List *relids, List *made)
 {
 	SchemaStatement statement = {
-		.flags = flags,
+		.flags = STATEMENT_MADE,
 		.number = number,
 		.relids = relids,
 		.made = made,
@@ -131,6 +131,18 @@ write_end_down(uint32 number, List *relids, uint8 flags, List *made)
 	};
 
 	write_down(&statement);
+}
+
+void
+write_mark_down(uint8 mark, const char *text)
+{
+	SchemaStatement statement = {
+		.flags = mark,
+		.text = unconstify(char *, text),
+	};
+
+	if (OidIsValid(own_table_oid("schema_change")))
+		write_down(&statement);
 }
 
 /* The statement as it stands in the query string, which may hold several. */

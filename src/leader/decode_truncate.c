@@ -61,7 +61,8 @@ decode_truncated(Plugin *plugin, DecoderState *state, ReorderBufferTXN *txn, int
 	{
 		PublishedRelation *rel = publication_lookup(relations[i]);
 
-		if (!is_truncated(rel, parts, nrelations, relations) ||
+		if (decode_ddl_skips(plugin, rel->relid) ||
+			!is_truncated(rel, parts, nrelations, relations) ||
 			(parts && list_member_oid(truncated, rel->publish_as)))
 			continue;
 		plugin_begin_in_log(plugin, state, txn);

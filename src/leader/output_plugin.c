@@ -302,6 +302,19 @@ write_change(Plugin *plugin, DecoderState *state, ReorderBufferTXN *txn, RowChan
 	state->changes++;
 }
 
+void
+plugin_write_body(Plugin *plugin, DecoderState *state, ReorderBufferTXN *txn,
+				  ChangeOp op, const StringInfoData *body)
+{
+	StringInfoData buf;
+
+	initStringInfo(&buf);
+	change_encode_body(&buf, op, body->data, body->len);
+	plugin_begin_in_log(plugin, state, txn);
+	log_writer_put_change(state->writer, buf.data, buf.len);
+	state->changes++;
+}
+
 /* Which of the actions it is; false when that one is not published. */
 static bool
 row_action(const PublishedRelation *rel, ReorderBufferChangeType type, RowAction *action)
@@ -356,108 +369,6 @@ decode_row(Plugin *plugin, DecoderState *state, ReorderBufferTXN *txn,
 	write_change(plugin, state, txn, &row, change);
 }
 
-/* ---------- schema changes ---------- */
-
-/* Those of the tables that a stream's publications publish, with their families. */
-static List *
-published_of(ArrayType *relations)
-{
-	List	   *published = NIL;
-	ListCell   *lc;
-
-	foreach(lc, oid_array_list(relations))
-	{
-		Relation	rel = RelationIdGetRelation(lfirst_oid(lc));
-
-		if (!RelationIsValid(rel))
-			continue;
-		if (publication_publishes(rel))
-			published = list_concat_unique_oid(published, published_family(lfirst_oid(lc)));
-		RelationClose(rel);
-	}
-	return published;
-}
-
-static void
-write_body(Plugin *plugin, DecoderState *state, ReorderBufferTXN *txn, ChangeOp op,
-		   const StringInfoData *body)
-{
-	StringInfoData buf;
-
-	initStringInfo(&buf);
-	change_encode_body(&buf, op, body->data, body->len);
-	plugin_begin_in_log(plugin, state, txn);
-	log_writer_put_change(state->writer, buf.data, buf.len);
-	state->changes++;
-}
-
-static List *
-string_list(Datum array)
-{
-	List	   *strings = NIL;
-	Datum	   *values;
-	bool	   *nulls;
-	int			count;
-
-	deconstruct_array(DatumGetArrayTypeP(array), TEXTOID, -1, false, TYPALIGN_INT, &values, &nulls,
-					  &count);
-	for (int i = 0; i < count; i++)
-		strings = lappend(strings, nulls[i] ? "" : TextDatumGetCString(values[i]));
-	return strings;
-}
-
-static void
-write_statement(Plugin *plugin, DecoderState *state, ReorderBufferTXN *txn, const Datum *values,
-				uint8 flags, List *relids)
-{
-	SchemaStatement statement = {
-		.flags = flags,
-		.number = (uint32) DatumGetInt32(values[Anum_schema_change_number - 1]),
-		.relids = relids,
-		.role = NameStr(*DatumGetName(values[Anum_schema_change_role - 1])),
-		.session_role = NameStr(*DatumGetName(values[Anum_schema_change_session_role - 1])),
-		.transaction_at = DatumGetTimestampTz(values[Anum_schema_change_transaction_at - 1]),
-		.statement_at = DatumGetTimestampTz(values[Anum_schema_change_statement_at - 1]),
-		.settings = string_list(values[Anum_schema_change_settings - 1]),
-		.made = string_list(values[Anum_schema_change_made - 1]),
-		.text = TextDatumGetCString(values[Anum_schema_change_statement - 1]),
-	};
-	StringInfoData encoded;
-
-	initStringInfo(&encoded);
-	statement_encode(&encoded, &statement);
-	write_body(plugin, state, txn, CHANGE_STATEMENT, &encoded);
-}
-
-/*
- * A row of fanout.schema_change.  Nothing but its INSERT means anything.  A stream of all
- * tables has all schema changes, others those of their tables.
- */
-static void
-decode_schema_change(Plugin *plugin, DecoderState *state, ReorderBufferTXN *txn,
-					 Relation relation, ReorderBufferChange *change)
-{
-	Datum		values[Natts_schema_change];
-	bool		nulls[Natts_schema_change];
-	uint8		flags;
-	List	   *relids = NIL;
-
-	if (change->action != REORDER_BUFFER_CHANGE_INSERT || !state->row->ddl)
-		return;
-	heap_deform_tuple(fanout_change_tuple(change->data.tp.newtuple), RelationGetDescr(relation),
-					  values, nulls);
-	flags = (uint8) DatumGetInt32(values[Anum_schema_change_flags - 1]);
-	/* Streams of some tables don't have extensions, but what their scripts write. */
-	if (state->row->own_publication && (flags & (STATEMENT_SCRIPT | STATEMENT_SCRIPT_END)) != 0)
-		plugin->in_script = (flags & STATEMENT_SCRIPT) != 0;
-	if ((flags & STATEMENT_SCRIPT_END) != 0)
-		return;
-	if (!state->row->own_publication)
-		relids = published_of(DatumGetArrayTypeP(values[Anum_schema_change_relations - 1]));
-	if (state->row->own_publication || relids != NIL)
-		write_statement(plugin, state, txn, values, flags, relids);
-}
-
 /* ---------- callbacks ---------- */
 
 static void
@@ -497,7 +408,7 @@ plugin_begin(LogicalDecodingContext *ctx, ReorderBufferTXN *txn)
 	Plugin	   *plugin = ctx->output_plugin_private;
 
 	plugin->begun = false;
-	plugin->in_script = false;
+	plugin->running = NIL;
 	plugin->set_aside = NIL;
 	MemoryContextReset(plugin->transaction_context);
 	publication_forget_invalid();
@@ -516,7 +427,7 @@ plugin_change(LogicalDecodingContext *ctx, ReorderBufferTXN *txn, Relation relat
 	oldcontext = MemoryContextSwitchTo(plugin->change_context);
 	if (RelationGetRelid(relation) == state->schema_change_table)
 		decode_schema_change(plugin, state, txn, relation, change);
-	else if (!plugin->in_script)
+	else if (!decode_ddl_skips(plugin, RelationGetRelid(relation)))
 		decode_row(plugin, state, txn, relation, change);
 	MemoryContextSwitchTo(oldcontext);
 	MemoryContextReset(plugin->change_context);
@@ -529,8 +440,7 @@ plugin_truncate(LogicalDecodingContext *ctx, ReorderBufferTXN *txn, int nrelatio
 	Plugin	   *plugin = ctx->output_plugin_private;
 	MemoryContext oldcontext = MemoryContextSwitchTo(plugin->change_context);
 
-	if (!plugin->in_script)
-		decode_truncate(plugin, ctx->output_writer_private, txn, nrelations, relations, change);
+	decode_truncate(plugin, ctx->output_writer_private, txn, nrelations, relations, change);
 	MemoryContextSwitchTo(oldcontext);
 	MemoryContextReset(plugin->change_context);
 }
@@ -564,7 +474,7 @@ write_tables(Plugin *plugin, DecoderState *state, ReorderBufferTXN *txn)
 
 	initStringInfo(&encoded);
 	if (!state->row->own_publication && published_tables_take(&encoded))
-		write_body(plugin, state, txn, CHANGE_TABLES, &encoded);
+		plugin_write_body(plugin, state, txn, CHANGE_TABLES, &encoded);
 	MemoryContextSwitchTo(oldcontext);
 	MemoryContextReset(plugin->change_context);
 }

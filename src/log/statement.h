@@ -17,15 +17,8 @@
  */
 #define STATEMENT_VALUES_DIFFER	0x01
 
-/*
- * The statement runs an extension's script.  What that writes to tables, up to the
- * row with STATEMENT_SCRIPT_END (which has no text), is not in the log.
- */
-#define STATEMENT_SCRIPT		0x02
-#define STATEMENT_SCRIPT_END	0x04
-
 /* Says what the statement of that number made, and has no text. */
-#define STATEMENT_MADE			0x08
+#define STATEMENT_MADE			0x02
 
 typedef struct SchemaStatement
 {
