@@ -3,7 +3,7 @@
  *		What a stream's publications publish of a table.
  *
  * Answers are cached by table and thrown away when the server invalidates the
- * table or any publication.  All catalogs are read with the historic snapshot of
+ * table, its schema, what it is published as, or any publication.  All catalogs are read with the historic snapshot of
  * the transaction that is decoded, so an answer is that of the time of the change.
  *
  * The rules are those of the server's own logical replication:
@@ -26,9 +26,7 @@
 #include "access/htup_details.h"
 #include "catalog/namespace.h"
 #include "catalog/partition.h"
-#include "catalog/pg_publication_rel.h"
 #include "executor/executor.h"
-#include "nodes/makefuncs.h"
 #include "utils/builtins.h"
 #include "utils/hsearch.h"
 #include "utils/inval.h"
@@ -50,12 +48,12 @@ static struct
 	MemoryContext context;
 	HTAB	   *relations;		/* of PublishedRelation */
 	int			invalid;		/* how many of them are not valid */
-	bool		ancestors;		/* some table is published as an ancestor */
+	HTAB	   *ancestors;		/* oids: some table is or was published as that */
 
 	MemoryContext list_context;
 	List	   *publications;	/* of Publication */
 	bool		list_valid;
-	bool		touched;		/* some table or publication was, see publication_touched() */
+	Touched		touched;		/* see publication_touched() */
 } cache;
 
 /* So many entries that are not valid are kept: most are of tables that will be used again. */
@@ -102,42 +100,90 @@ invalidate_published_as(Oid relid)
 }
 
 static void
+touch_relation(Oid relid)
+{
+	Touched    *touched = &cache.touched;
+
+	/* One statement often does so several times in a row. */
+	if (touched->count > 0 && touched->relids[touched->count - 1] == relid)
+		return;
+	if (touched->count < MAX_TOUCHED)
+		touched->relids[touched->count++] = relid;
+	else
+		touched->all = true;
+}
+
+/* By the hash of its oid, which is all that is known; 0: any. */
+static void
+touch_schema(uint32 hash)
+{
+	Touched    *touched = &cache.touched;
+
+	if (hash != 0 && touched->nschemas < MAX_TOUCHED)
+		touched->schema_hashes[touched->nschemas++] = hash;
+	else
+		touched->all = true;
+}
+
+static void
 relation_callback(Datum arg, Oid relid)
 {
 	PublishedRelation *rel;
 
 	if (cache.relations == NULL)
 		return;
-	cache.touched = true;
 	if (!OidIsValid(relid))
 	{
+		cache.touched.all = true;
 		invalidate_all();
 		return;
 	}
+	touch_relation(relid);
 	rel = hash_search(cache.relations, &relid, HASH_FIND, NULL);
 	if (rel != NULL)
 		invalidate(rel);
-	if (cache.ancestors)
+	if (hash_search(cache.ancestors, &relid, HASH_FIND, NULL) != NULL)
 		invalidate_published_as(relid);
 }
 
+/* Which publication, or table in it, does not come with it. */
 static void
-catalog_callback(Datum arg, int cacheid, uint32 hashvalue)
+publication_callback(Datum arg, int cacheid, uint32 hashvalue)
 {
-	if (cache.relations == NULL)
+	if (cache.relations == NULL || cache.stream->own_publication)
 		return;
 	invalidate_all();
 	cache.list_valid = false;
-	cache.touched = true;
+	cache.touched.all = true;
+}
+
+/* Descriptions hold the names of schemas. */
+static void
+schema_callback(Datum arg, int cacheid, uint32 hashvalue)
+{
+	HASH_SEQ_STATUS status;
+	PublishedRelation *rel;
+
+	if (cache.relations == NULL)
+		return;
+	touch_schema(hashvalue);
+	hash_seq_init(&status, cache.relations);
+	while ((rel = hash_seq_search(&status)) != NULL)
+	{
+		if (hashvalue == 0 || rel->schema_hash == hashvalue)
+			invalidate(rel);
+	}
 }
 
 bool
-publication_touched(void)
+publication_touched(Touched *touched)
 {
-	bool		touched = cache.touched;
-
-	cache.touched = false;
-	return touched;
+	if (cache.touched.count == 0 && cache.touched.nschemas == 0 && !cache.touched.all)
+		return false;
+	*touched = cache.touched;
+	cache.touched.count = cache.touched.nschemas = 0;
+	cache.touched.all = false;
+	return true;
 }
 
 static void
@@ -148,11 +194,10 @@ register_callbacks(void)
 	if (registered)
 		return;
 	CacheRegisterRelcacheCallback(relation_callback, (Datum) 0);
-	CacheRegisterSyscacheCallback(PUBLICATIONOID, catalog_callback, (Datum) 0);
-	CacheRegisterSyscacheCallback(PUBLICATIONRELMAP, catalog_callback, (Datum) 0);
-	CacheRegisterSyscacheCallback(PUBLICATIONNAMESPACEMAP, catalog_callback, (Datum) 0);
-	/* Descriptions hold the names of schemas. */
-	CacheRegisterSyscacheCallback(NAMESPACEOID, catalog_callback, (Datum) 0);
+	CacheRegisterSyscacheCallback(PUBLICATIONOID, publication_callback, (Datum) 0);
+	CacheRegisterSyscacheCallback(PUBLICATIONRELMAP, publication_callback, (Datum) 0);
+	CacheRegisterSyscacheCallback(PUBLICATIONNAMESPACEMAP, publication_callback, (Datum) 0);
+	CacheRegisterSyscacheCallback(NAMESPACEOID, schema_callback, (Datum) 0);
 	registered = true;
 }
 
@@ -167,13 +212,15 @@ publication_start(MemoryContext parent, const StreamRow *stream)
 	cache.list_context = AllocSetContextCreate(cache.context, "pg_fanout publications",
 											   ALLOCSET_SMALL_SIZES);
 	cache.list_valid = false;
-	cache.touched = false;
-	cache.ancestors = false;
+	memset(&cache.touched, 0, sizeof(cache.touched));
 	cache.invalid = 0;
 	ctl.keysize = sizeof(Oid);
 	ctl.entrysize = sizeof(PublishedRelation);
 	ctl.hcxt = cache.context;
 	cache.relations = hash_create("pg_fanout published relations", 128, &ctl,
+								  HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	ctl.entrysize = sizeof(Oid);
+	cache.ancestors = hash_create("pg_fanout published ancestors", 16, &ctl,
 								  HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 	register_callbacks();
 }
@@ -320,125 +367,17 @@ choose_publications(PublishedRelation *rel, const RelationFacts *facts, List *pu
 	}
 	Assert(top <= list_length(facts->ancestors));
 	rel->publish_as = top == 0 ? facts->relid : list_nth_oid(facts->ancestors, top - 1);
-	if (top > 0)
-		cache.ancestors = true;
 	return chosen;
 }
 
-/* ---------- column lists ---------- */
-
-/* The columns in the publication's list; NULL: all. */
-static Bitmapset *
-publication_columns(const Publication *publication, Oid relid)
-{
-	Bitmapset  *columns = NULL;
-	HeapTuple	tuple;
-	Datum		datum;
-	bool		isnull;
-
-	if (publication->alltables)
-		return NULL;
-	tuple = SearchSysCache2(PUBLICATIONRELMAP, ObjectIdGetDatum(relid),
-							ObjectIdGetDatum(publication->oid));
-	if (!HeapTupleIsValid(tuple))
-		return NULL;
-	datum = SysCacheGetAttr(PUBLICATIONRELMAP, tuple, Anum_pg_publication_rel_prattrs, &isnull);
-	if (!isnull)
-		columns = pub_collist_to_bitmapset(NULL, datum, CurrentMemoryContext);
-	ReleaseSysCache(tuple);
-	return columns;
-}
-
-/* The columns in any of the publications' lists; NULL: all. */
-static Bitmapset *
-published_columns(List *publications, Oid relid)
-{
-	Bitmapset  *all = NULL;
-	ListCell   *lc;
-
-	foreach(lc, publications)
-	{
-		Bitmapset  *columns = publication_columns(lfirst(lc), relid);
-
-		if (columns == NULL)
-			return NULL;
-		all = bms_add_members(all, columns);
-	}
-	return all;
-}
-
-/* ---------- row filters ---------- */
-
-static bool
-publishes(const Publication *publication, RowAction action)
-{
-	switch (action)
-	{
-		case ROW_INSERT:
-			return publication->pubactions.pubinsert;
-		case ROW_UPDATE:
-			return publication->pubactions.pubupdate;
-		case ROW_DELETE:
-			return publication->pubactions.pubdelete;
-	}
-	return false;
-}
-
-/* The publication's filter; NULL: all rows. */
-static Node *
-publication_filter(const Publication *publication, Oid relid)
-{
-	Node	   *filter = NULL;
-	HeapTuple	tuple;
-	Datum		datum;
-	bool		isnull;
-
-	if (publication->alltables ||
-		SearchSysCacheExists2(PUBLICATIONNAMESPACEMAP,
-							  ObjectIdGetDatum(get_rel_namespace(relid)),
-							  ObjectIdGetDatum(publication->oid)))
-		return NULL;
-	tuple = SearchSysCache2(PUBLICATIONRELMAP, ObjectIdGetDatum(relid),
-							ObjectIdGetDatum(publication->oid));
-	if (!HeapTupleIsValid(tuple))
-		return NULL;
-	datum = SysCacheGetAttr(PUBLICATIONRELMAP, tuple, Anum_pg_publication_rel_prqual, &isnull);
-	if (!isnull)
-		filter = stringToNode(TextDatumGetCString(datum));
-	ReleaseSysCache(tuple);
-	return filter;
-}
-
-/* The filter of all publications for that action; NULL: all rows. */
-static Expr *
-combined_filter(List *publications, Oid relid, RowAction action)
-{
-	List	   *filters = NIL;
-	ListCell   *lc;
-
-	foreach(lc, publications)
-	{
-		Publication *publication = lfirst(lc);
-		Node	   *filter;
-
-		if (!publishes(publication, action))
-			continue;
-		filter = publication_filter(publication, relid);
-		if (filter == NULL)
-			return NULL;
-		filters = lappend(filters, filter);
-	}
-	if (list_length(filters) <= 1)
-		return filters == NIL ? NULL : linitial(filters);
-	return make_orclause(filters);
-}
+/* ---------- descriptions ---------- */
 
 static void
 build_filters(PublishedRelation *rel, List *publications)
 {
 	for (int action = 0; action < ROW_ACTIONS; action++)
 	{
-		Expr	   *filter = combined_filter(publications, rel->publish_as, action);
+		Expr	   *filter = published_filter(publications, rel->publish_as, action);
 
 		if (filter == NULL)
 			continue;
@@ -447,8 +386,6 @@ build_filters(PublishedRelation *rel, List *publications)
 		rel->filters[action] = ExecPrepareExpr(filter, rel->estate);
 	}
 }
-
-/* ---------- descriptions ---------- */
 
 static void
 describe_column(ColumnDesc *column, Form_pg_attribute att, bool is_key)
@@ -552,8 +489,10 @@ build_published(PublishedRelation *rel, Relation relation, List *publications)
 
 	rel->context = AllocSetContextCreate(cache.context, "pg_fanout published relation",
 										 ALLOCSET_SMALL_SIZES);
+	elog(DEBUG2, "reading what is published of relation %u", rel->relid);
 	oldcontext = MemoryContextSwitchTo(rel->context);
 	MemoryContextCopyAndSetIdentifier(rel->context, RelationGetRelationName(target));
+	rel->schema_hash = publication_schema_hash(RelationGetNamespace(target));
 	build_description(rel, target, published_columns(publications, rel->publish_as));
 	build_slots(rel, relation, target);
 	build_filters(rel, publications);
@@ -580,6 +519,8 @@ build_entry(PublishedRelation *rel, Relation relation)
 
 	gather_facts(&facts, relation);
 	publications = choose_publications(rel, &facts, publication_list());
+	if (rel->publish_as != rel->relid)
+		(void) hash_search(cache.ancestors, &rel->publish_as, HASH_ENTER, NULL);
 	if (actions->pubinsert || actions->pubupdate || actions->pubdelete || actions->pubtruncate)
 		build_published(rel, relation, publications);
 }
@@ -601,6 +542,12 @@ publication_lookup(Relation relation)
 	if (!rel->valid)
 		build_entry(rel, relation);
 	return rel;
+}
+
+uint32
+publication_schema_hash(Oid schema)
+{
+	return GetSysCacheHashValue1(NAMESPACEOID, ObjectIdGetDatum(schema));
 }
 
 void

@@ -41,6 +41,7 @@ typedef struct PublishedRelation
 	bool		described;		/* the log knows that it was built */
 	PublicationActions actions;
 	Oid			publish_as;		/* relid or an ancestor */
+	uint32		schema_hash;	/* of the schema of that one */
 
 	MemoryContext context;		/* holds all below */
 	RelationDesc *desc;
@@ -78,8 +79,24 @@ extern void publication_forget_invalid(void);
 /* The stream's publications, List of Publication; good until the next call. */
 extern List *publication_list(void);
 
-/* Was any table or publication touched since this was last asked? */
-extern bool publication_touched(void);
+/* More than that are all. */
+#define MAX_TOUCHED		256
+
+/* What may have changed; oids and hashes may be there more than once. */
+typedef struct Touched
+{
+	bool		all;
+	int			count;
+	Oid			relids[MAX_TOUCHED];
+	int			nschemas;
+	uint32		schema_hashes[MAX_TOUCHED];
+} Touched;
+
+/* What was touched since this was last asked; false: nothing. */
+extern bool publication_touched(Touched *touched);
+
+/* Schemas are known by that. */
+extern uint32 publication_schema_hash(Oid schema);
 
 /* Is any change of the table, or of the partitions of a partitioned one, published? */
 extern bool publication_publishes(Relation relation);
@@ -89,6 +106,14 @@ extern bool publication_publishes(Relation relation);
  * ancestor; InvalidOid: they don't publish such changes.  Works in any process.
  */
 extern Oid	publication_changed_as(Relation relation, List *names);
+
+/* ---------- publication_filter.c ---------- */
+
+/* The columns of the table in any of the publications' lists; NULL: all. */
+extern Bitmapset *published_columns(List *publications, Oid relid);
+
+/* The filter of all the publications for that action; NULL: all rows. */
+extern Expr *published_filter(List *publications, Oid relid, RowAction action);
 
 /* ---------- published_tables.c ---------- */
 
