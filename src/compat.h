@@ -291,6 +291,13 @@ fanout_dshash_parameters(size_t key_size, size_t entry_size, int tranche_id)
 #define FANOUT_ALL_COLUMNS	""
 #endif
 
+/* 16 keeps settings in a hash and makes a list of it. */
+#if PG_VERSION_NUM >= 160000
+#define fanout_guc_variables(count) get_guc_variables(count)
+#else
+#define fanout_guc_variables(count) (*(count) = GetNumConfigOptions(), get_guc_variables())
+#endif
+
 /* 17 ties a set of events to a resource owner; without one it stays until it is freed. */
 #if PG_VERSION_NUM >= 170000
 #define fanout_event_set(nevents) CreateWaitEventSet(NULL, (nevents))

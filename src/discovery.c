@@ -27,7 +27,6 @@
 #include "postmaster/bgworker.h"
 #include "storage/ipc.h"
 #include "tcop/tcopprot.h"
-#include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
@@ -35,6 +34,7 @@
 #include "hints.h"
 #include "launcher.h"
 #include "own_tables.h"
+#include "session.h"
 #include "shmem.h"
 #include "transaction.h"
 
@@ -187,8 +187,8 @@ fanout_discovery_main(Datum dboid)
 {
 	pqsignal(SIGTERM, die);
 	BackgroundWorkerUnblockSignals();
-	BackgroundWorkerInitializeConnectionByOid(DatumGetObjectId(dboid), InvalidOid, 0);
-	SetConfigOption("lock_timeout", LOCK_TIMEOUT, PGC_SUSET, PGC_S_OVERRIDE);
+	session_connect(DatumGetObjectId(dboid));
+	session_set("lock_timeout", LOCK_TIMEOUT);
 
 	fanout_start_transaction();
 	PushActiveSnapshot(GetTransactionSnapshot());

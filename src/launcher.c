@@ -40,6 +40,7 @@
 #include "compat.h"
 #include "follower/history.h"
 #include "launcher.h"
+#include "session.h"
 #include "shmem.h"
 #include "transaction.h"
 
@@ -400,7 +401,7 @@ launcher_init(void)
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, die);
 	BackgroundWorkerUnblockSignals();
-	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
+	session_connect(InvalidOid);
 
 	before_shmem_exit(launcher_gone, (Datum) 0);
 	SpinLockAcquire(&Fanout->mutex);
@@ -492,7 +493,7 @@ worker_start(void)
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, die);
 	BackgroundWorkerUnblockSignals();
-	BackgroundWorkerInitializeConnectionByOid(hint.dboid, InvalidOid, 0);
+	session_connect(hint.dboid);
 	pgstat_report_appname(MyBgworkerEntry->bgw_name);
 	return hint;
 }

@@ -52,6 +52,7 @@
 #include "follower/copy.h"
 #include "follower/local_table.h"
 #include "launcher.h"
+#include "session.h"
 #include "transaction.h"
 
 extern PGDLLEXPORT void fanout_copier_main(Datum arg);
@@ -516,7 +517,7 @@ fanout_copier_main(Datum arg)
 	before_shmem_exit(copier_gone, (Datum) 0);
 	pqsignal(SIGTERM, die);
 	BackgroundWorkerUnblockSignals();
-	BackgroundWorkerInitializeConnectionByOid(start.dboid, InvalidOid, 0);
+	session_connect(start.dboid);
 	pgstat_report_appname(MyBgworkerEntry->bgw_name);
 	follower_session_init();
 	MemoryContextSwitchTo(AllocSetContextCreate(TopMemoryContext, "pg_fanout copier",

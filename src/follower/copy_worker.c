@@ -37,6 +37,7 @@
 
 #include "follower/copy.h"
 #include "launcher.h"
+#include "session.h"
 #include "transaction.h"
 
 /* What the helpers share. */
@@ -333,7 +334,7 @@ fanout_copy_main(Datum arg)
 	memcpy(&helper, MyBgworkerEntry->bgw_extra, sizeof(helper));
 	pqsignal(SIGTERM, die);
 	BackgroundWorkerUnblockSignals();
-	BackgroundWorkerInitializeConnectionByOid(helper.dboid, InvalidOid, 0);
+	session_connect(helper.dboid);
 	pgstat_report_appname(MyBgworkerEntry->bgw_name);
 	follower_session_init();
 

@@ -125,22 +125,27 @@ leader_connection_lost(PGconn *conn)
 /* ---------- connecting ---------- */
 
 /*
- * Settings of the leader or its roles that would end a long-lived connection, or would let it
- * stand with all its locks for hours after this host died.  There is no tcp_user_timeout among
- * them: on the leader's side it would also end a connection whose follower lives, but reads
- * nothing for that long, since it waits for a lock.
+ * The settings of a session with the leader.  What ALTER DATABASE and ALTER ROLE have set there
+ * is for people, whatever it is: each such setting gets its default, but the role, which may be
+ * what gives this login its rights.  Then go the time limits that users may set, of every
+ * version.  The rest is what a server's configuration might say otherwise.
+ *
+ * The keepalives are for a session that would stand with all its locks for hours after this host
+ * died.  There is no tcp_user_timeout among them: on the leader's side it would also end a
+ * connection whose follower lives, but reads nothing for that long, since it waits for a lock.
  *
  * Without row_security a query fails that would else miss the rows that a policy hides.
  */
 static char *
-session_settings(PGconn *conn)
+session_settings(void)
 {
 	static const char *const settings[] = {
 		"SET search_path = pg_catalog, pg_temp",
-		"SET statement_timeout = 0",
-		"SET lock_timeout = 0",
-		"SET idle_in_transaction_session_timeout = 0",
-		"SET idle_session_timeout = 0",
+		"SELECT count(set_config(name, boot_val, false)) FROM pg_settings"
+		" WHERE context = 'user' AND source IN ('global', 'database', 'user', 'database user')",
+		"SET search_path = pg_catalog, pg_temp",
+		"SELECT count(set_config(name, '0', false)) FROM pg_settings WHERE context = 'user'"
+		" AND vartype = 'integer' AND boot_val = '0' AND name ~ '^[^.]*_timeout$'",
 		"SET tcp_keepalives_idle = " KEEPALIVES_IDLE,
 		"SET tcp_keepalives_interval = " KEEPALIVES_INTERVAL,
 		"SET tcp_keepalives_count = " KEEPALIVES_COUNT,
@@ -148,17 +153,19 @@ session_settings(PGconn *conn)
 		"SET intervalstyle = postgres",
 		"SET extra_float_digits = 3",
 		"SET bytea_output = hex",
+		"SET quote_all_identifiers = off",
 		"SET default_transaction_isolation = 'read committed'",
 		"SET default_transaction_read_only = off",
+		"SET default_transaction_deferrable = off",
 		"SET row_security = off",
+		"SET fanout.max_staleness = -1",
+		"SET fanout.read_after = ''",
 	};
 	StringInfoData query;
 
 	initStringInfo(&query);
 	for (int i = 0; i < lengthof(settings); i++)
 		appendStringInfo(&query, "%s;", settings[i]);
-	if (fanout_has_transaction_timeout(PQserverVersion(conn)))
-		appendStringInfoString(&query, "SET transaction_timeout = 0");
 	return query.data;
 }
 
@@ -213,7 +220,7 @@ set_session(PGconn *conn, TimestampTz deadline)
 	PGresult   *res;
 	bool		ok = true;
 
-	if (!PQsendQuery(conn, session_settings(conn)))
+	if (!PQsendQuery(conn, session_settings()))
 		return ATTEMPT_FAILED;
 	for (;;)
 	{
@@ -227,7 +234,7 @@ set_session(PGconn *conn, TimestampTz deadline)
 		res = PQgetResult(conn);
 		if (res == NULL)
 			return ok ? ATTEMPT_DONE : ATTEMPT_FAILED;
-		ok &= PQresultStatus(res) == PGRES_COMMAND_OK;
+		ok &= PQresultStatus(res) == PGRES_COMMAND_OK || PQresultStatus(res) == PGRES_TUPLES_OK;
 		PQclear(res);
 	}
 }

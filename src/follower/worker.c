@@ -21,7 +21,6 @@
 #include "replication/origin.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
-#include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
@@ -30,6 +29,7 @@
 #include "follower/table_activity.h"
 #include "launcher.h"
 #include "own_tables.h"
+#include "session.h"
 #include "transaction.h"
 #include "wire/message.h"
 
@@ -52,31 +52,13 @@ worker_gone(int code, Datum arg)
 	worker_info_stopped(&my_stream->mutex, &my_stream->worker);
 }
 
-/*
- * What every process that writes to replicated tables needs.  These are settings of the
- * session, as with SET: what RESET gives, and pg_settings.reset_val says, is the database's.
- * The script of an extension may make the latter permanent (PostGIS does with search_path).
- */
+/* What every process that writes to replicated tables needs, besides what session.c sets. */
 void
 follower_session_init(void)
 {
-	static const char *const settings[][2] = {
-		{"session_replication_role", "replica"},
-		{"search_path", "pg_catalog, pg_temp"},
-		{"DateStyle", "ISO, YMD"},
-		{"IntervalStyle", "postgres"},
-		{"synchronous_commit", "off"},
-		{"default_transaction_isolation", "read committed"},
-		{"default_transaction_read_only", "off"},
-		{"statement_timeout", "0"},
-		{"lock_timeout", "0"},
-		{"idle_in_transaction_session_timeout", "0"},
-		{"row_security", "off"},
-		{"check_function_bodies", "off"},
-	};
-
-	for (int i = 0; i < lengthof(settings); i++)
-		SetConfigOption(settings[i][0], settings[i][1], PGC_SUSET, PGC_S_SESSION);
+	session_set("session_replication_role", "replica");
+	session_set("synchronous_commit", "off");
+	session_set("check_function_bodies", "off");
 	guard_allow_this_process();
 	restricted_types_init();
 }

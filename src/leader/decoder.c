@@ -43,6 +43,7 @@
 #include "leader/decoder.h"
 #include "leader/sequence.h"
 #include "own_tables.h"
+#include "session.h"
 #include "transaction.h"
 
 /* Handed to the kernel at the latest when so much waits for it. */
@@ -230,29 +231,15 @@ check_server(void)
 	CheckLogicalDecodingRequirements();
 }
 
-/*
- * Settings that values in text form depend on, whatever the database's own are;
- * and those that would make the decoder fail.
- */
+/* Values in text form must name their types and functions in full. */
 static void
 prepare_session(void)
 {
-	static const char *const settings[][2] = {
-		{"search_path", ""},
-		{"DateStyle", "ISO, YMD"},
-		{"IntervalStyle", "postgres"},
-		{"extra_float_digits", "3"},
-		{"bytea_output", "hex"},
-		{"lock_timeout", "0"},
-	};
-
-	for (int i = 0; i < lengthof(settings); i++)
-		SetConfigOption(settings[i][0], settings[i][1], PGC_SUSET, PGC_S_OVERRIDE);
-	SetConfigOption("client_encoding", GetDatabaseEncodingName(), PGC_SUSET, PGC_S_OVERRIDE);
+	session_set("search_path", "");
 
 	/* Newer minor releases load only the output plugins that are named there. */
 	if (GetConfigOption("output_plugin_libraries", true, false) != NULL)
-		SetConfigOption("output_plugin_libraries", FANOUT_LIBRARY, PGC_SUSET, PGC_S_SESSION);
+		session_set("output_plugin_libraries", FANOUT_LIBRARY);
 }
 
 /* ---------- decoding ---------- */
