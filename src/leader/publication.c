@@ -36,6 +36,7 @@
 #include "utils/syscache.h"
 
 #include "compat.h"
+#include "leader/decoder.h"
 #include "leader/publication.h"
 
 /*
@@ -250,6 +251,20 @@ of_every_table(void)
 	return publication;
 }
 
+/* The stream goes on; fanout.streams says it, too. */
+static void
+report_missing(const char *publication)
+{
+	LeaderStream *stream = MyDecoder->state.stream;
+
+	worker_info_error(&stream->mutex, &stream->worker,
+					  psprintf("publication \"%s\" does not exist", publication));
+	ereport(WARNING,
+			(errcode(ERRCODE_UNDEFINED_OBJECT),
+			 errmsg("publication \"%s\" does not exist", publication),
+			 errdetail("The stream goes on without what it published.")));
+}
+
 static List *
 named_publications(void)
 {
@@ -263,10 +278,7 @@ named_publications(void)
 		if (publication != NULL)
 			publications = lappend(publications, publication);
 		else
-			ereport(WARNING,
-					(errcode(ERRCODE_UNDEFINED_OBJECT),
-					 errmsg("publication \"%s\" does not exist", (char *) lfirst(lc)),
-					 errdetail("The stream goes on without what it published.")));
+			report_missing(lfirst(lc));
 	}
 	return publications;
 }

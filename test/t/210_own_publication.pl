@@ -52,6 +52,14 @@ like($err, qr/cannot update table "keyless" because it does not have a replica i
 $leader->safe_psql('postgres', q{ALTER PUBLICATION other SET (publish = 'insert'); ALTER PUBLICATION other RENAME TO others; DROP PUBLICATION others});
 $leader->safe_psql('postgres', q{BEGIN; SELECT fanout.drop_stream('app', true); CREATE PUBLICATION fanout_app FOR TABLE t; ALTER PUBLICATION fanout_app RENAME TO x; ROLLBACK});
 
+# A publication that a stream names is missed, and the stream says so.
+$leader->safe_psql('postgres', q{CREATE PUBLICATION named FOR TABLE t; SELECT fanout.create_stream('named', '{named}')});
+wait_until('the stream', sub { $leader->safe_psql('postgres', q{SELECT state FROM fanout.streams WHERE stream = 'named'}) eq 'streaming' });
+$leader->safe_psql('postgres', q{DROP PUBLICATION named; INSERT INTO t VALUES (10, 10)});
+wait_until('the error', sub { $leader->safe_psql('postgres', q{SELECT last_error FROM fanout.streams WHERE stream = 'named'}) eq 'publication "named" does not exist' });
+is($leader->safe_psql('postgres', q{SELECT state FROM fanout.streams WHERE stream = 'named'}), 'streaming', 'a publication that was dropped does not stop its stream');
+$leader->safe_psql('postgres', q{SELECT fanout.drop_stream('named')});
+
 # Even without it, which takes somebody who writes to the catalogs, everything is in the stream.
 $leader->safe_psql('postgres', q{UPDATE pg_publication SET pubupdate = false, pubdelete = false, puballtables = false WHERE pubname = 'fanout_app'});
 $leader->safe_psql('postgres', q{UPDATE t SET v = 2; INSERT INTO t VALUES (2, 2)});

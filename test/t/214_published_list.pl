@@ -7,7 +7,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $leader = new_server('leader', 'log_min_messages = debug2', 'autovacuum = off', 'max_locks_per_transaction = 500');
-my $follower = new_follower('follower');
+my $follower = new_follower('follower', 'shared_buffers = 16MB');
 $leader->safe_psql('postgres', q{
 	CREATE EXTENSION pg_fanout;
 	CREATE SCHEMA s; CREATE SCHEMA other;
