@@ -267,8 +267,9 @@ run_utility(PlannedStmt *planned, const char *text)
 
 	GetUserIdAndSecContext(&user, &sec_context);
 	SetUserIdAndSecContext(user, sec_context & ~restrictions_lifted(planned->utilityStmt));
-	apply_script_prepare(planned->utilityStmt);
+	apply_script_begin(planned->utilityStmt);
 	ProcessUtility(planned, text, false, PROCESS_UTILITY_QUERY, NULL, NULL, None_Receiver, NULL);
+	apply_script_end();
 	SetUserIdAndSecContext(user, sec_context);
 	CommandCounterIncrement();
 }

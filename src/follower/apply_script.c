@@ -1,10 +1,12 @@
 /*
  * apply_script.c
- *		The script of an extension that the leader has made or updated, run here.
+ *		Rows that a schema change's own code writes here: an extension's script, a function in an
+ *		index, an event trigger that is ENABLE ALWAYS.
  *
- * It fills the extension's own tables.  What it writes to other tables that are replicated
- * does nothing here: those rows come with the stream, as the leader's script has written
- * them (extension_script.c draws the line).  Such a statement is started and ended, but not run.
+ * On the leader that code has run, too, and what it wrote to replicated tables comes with the
+ * stream.  So here such a statement is started and ended, but not run.  But an extension's
+ * script fills the extension's own tables, whose rows then don't come (extension_script.c
+ * draws the line).
  */
 #include "postgres.h"
 
@@ -22,8 +24,8 @@
 
 static ExecutorRun_hook_type prev_executor_run = NULL;
 
-/* Of the script that runs or ran last. */
-static List *others = NIL;
+static bool running = false;	/* a schema change */
+static List *others = NIL;		/* of the last script; see extension_script_others() */
 
 /* Does the statement write to a table whose rows come with the stream? */
 static bool
@@ -35,7 +37,8 @@ writes_streamed(const PlannedStmt *stmt)
 	{
 		Oid			relid = rt_fetch(lfirst_int(lc), stmt->rtable)->relid;
 
-		if (guard_stream_of(relid) != NULL && !extension_script_owns(relid, others))
+		if (guard_stream_of(relid) != NULL &&
+			!(creating_extension && extension_script_owns(relid, others)))
 			return true;
 	}
 	return false;
@@ -48,7 +51,7 @@ writes_streamed(const PlannedStmt *stmt)
 static void
 script_executor_run(FANOUT_EXECUTOR_RUN_PARAMETERS)
 {
-	if (creating_extension && writes_streamed(query->plannedstmt))
+	if (running && writes_streamed(query->plannedstmt))
 	{
 		direction = NoMovementScanDirection;
 		query->estate->es_auxmodifytables = NIL;
@@ -71,20 +74,28 @@ apply_script_init(void)
 	registered = true;
 }
 
-void
-apply_script_prepare(Node *stmt)
+static void
+note_others(const char *extension)
 {
-	const char *name;
-	MemoryContext oldcontext;
+	MemoryContext oldcontext = MemoryContextSwitchTo(TopMemoryContext);
 
-	if (IsA(stmt, CreateExtensionStmt))
-		name = ((CreateExtensionStmt *) stmt)->extname;
-	else if (IsA(stmt, AlterExtensionStmt))
-		name = ((AlterExtensionStmt *) stmt)->extname;
-	else
-		return;
-	oldcontext = MemoryContextSwitchTo(TopMemoryContext);
 	list_free(others);
-	others = extension_script_others(name);
+	others = extension_script_others(extension);
 	MemoryContextSwitchTo(oldcontext);
+}
+
+void
+apply_script_begin(Node *stmt)
+{
+	if (IsA(stmt, CreateExtensionStmt))
+		note_others(((CreateExtensionStmt *) stmt)->extname);
+	else if (IsA(stmt, AlterExtensionStmt))
+		note_others(((AlterExtensionStmt *) stmt)->extname);
+	running = true;
+}
+
+void
+apply_script_end(void)
+{
+	running = false;
 }

@@ -128,5 +128,14 @@ is($follower->safe_psql('postgres', q{SELECT count(*) > 0 FROM pg_class WHERE re
 check('and go on', q{DO $$ DECLARE t text; BEGIN FOR t IN SELECT oid::regclass FROM pg_class WHERE relname LIKE 'made%' AND relkind = 'r' LOOP
 	EXECUTE format('INSERT INTO %s VALUES (2, 2)', t); END LOOP; CREATE TABLE last (id int PRIMARY KEY); END $$});
 
+# Other code that writes while a schema change runs.
+check('a default that writes', q{
+	CREATE FUNCTION app.writes() RETURNS int LANGUAGE plpgsql AS $$ BEGIN
+		INSERT INTO app.ddl_log (event, object) VALUES ('default', gen_random_uuid()); RETURN 1; END $$;
+	ALTER TABLE app.rows ADD COLUMN z int DEFAULT app.writes()});
+check('event triggers that fire for the stream', q{
+	CREATE VIEW app.last_view AS SELECT 1; ALTER EVENT TRIGGER audit_end ENABLE ALWAYS; ALTER EVENT TRIGGER audit_drop ENABLE REPLICA;
+	CREATE TABLE app.two (id int PRIMARY KEY); ALTER TABLE app.two ADD v int; INSERT INTO app.two VALUES (1, 1); DROP VIEW app.last_view; CREATE EXTENSION script_late});
+
 $_->stop for $leader, $follower;
 done_testing();
