@@ -43,6 +43,7 @@
 #include "tcop/utility.h"
 #include "utils/acl.h"
 #include "utils/guc.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 
 #include "arrays.h"
@@ -57,11 +58,10 @@ static struct
 	const FollowedRow *row;
 	MemoryContext context;		/* reset with every statement */
 	bool		running;		/* the hook watches */
-	bool		tables_changed; /* relations or schemas came, went or changed */
 	List	   *created;		/* oids of relations */
 	List	   *altered;		/* oids of relations with a new or altered column */
 	List	   *touched;		/* oids of relations that were altered at all */
-	bool		schemas_touched;
+	bool		schemas_touched;	/* one was altered */
 	List	   *noted;			/* see made.h; in made_context */
 
 	/* Statements of the leader's transaction whose names may be to come. */
@@ -106,9 +106,7 @@ watch_objects(ObjectAccessType access, Oid class_id, Oid object_id, int sub_id, 
 	if (!ddl.running ||
 		(access != OAT_POST_CREATE && access != OAT_POST_ALTER && access != OAT_DROP))
 		return;
-	if (class_id == RelationRelationId || class_id == NamespaceRelationId)
-		ddl.tables_changed = true;
-	if (class_id == NamespaceRelationId)
+	if (class_id == NamespaceRelationId && access == OAT_POST_ALTER)
 		ddl.schemas_touched = true;
 	if (class_id == RelationRelationId)
 		note_relation(access, object_id, sub_id);
@@ -352,41 +350,80 @@ run_statement(SchemaStatement *statement)
 
 /* ---------- afterwards ---------- */
 
-/* With the stream's id as $1 and the new relations as $2. */
-static void
-change_followed_tables(const char *query, int nargs)
+/*
+ * New tables, and those of ours that were altered or dropped.  A schema's tables don't say so
+ * when it is renamed.
+ */
+static List *
+tables_to_update(void)
 {
-	Oid			types[] = {INT4OID, OIDARRAYOID};
-	Datum		values[] = {Int32GetDatum(ddl.row->id), oid_array_datum(ddl.created)};
+	List	   *relids = ddl.schemas_touched ? relation_map_in_state('\0') : NIL;
+	ListCell   *lc;
 
-	if (SPI_execute_with_args(query, nargs, types, values, NULL, false, 0) < 0)
-		elog(ERROR, "could not write fanout.followed_table");
+	foreach(lc, ddl.created)
+	{
+		if (get_rel_relkind(lfirst_oid(lc)) == RELKIND_RELATION &&
+			get_rel_persistence(lfirst_oid(lc)) == RELPERSISTENCE_PERMANENT)
+			relids = lappend_oid(relids, lfirst_oid(lc));
+	}
+	foreach(lc, ddl.touched)
+	{
+		if (relation_map_table(lfirst_oid(lc)) != NULL)
+			relids = lappend_oid(relids, lfirst_oid(lc));
+	}
+	return relids;
 }
 
-/* Tables that are gone lose their row, renamed ones have the new name, new ones get one. */
+/* With the stream's id as $1 and the tables as $2; returns the number of rows. */
+static uint64
+change_followed_tables(const char *query, List *relids)
+{
+	Oid			types[] = {INT4OID, OIDARRAYOID};
+	Datum		values[] = {Int32GetDatum(ddl.row->id), oid_array_datum(relids)};
+
+	if (SPI_execute_with_args(query, lengthof(types), types, values, NULL, false, 0) < 0)
+		elog(ERROR, "could not write fanout.followed_table");
+	return SPI_processed;
+}
+
+/*
+ * Tables that are gone lose their row, renamed ones have the new name, new ones get one.  This
+ * takes no longer for there being many tables.
+ */
 static void
 update_followed_tables(void)
 {
+	List	   *relids = tables_to_update();
 	OwnTables	state;
+	uint64		rows;
 
+	if (relids == NIL)
+		return;
 	followed_row_lock(ddl.row->id);
 	own_tables_begin(&state);
-	change_followed_tables("DELETE FROM fanout.followed_table t WHERE t.followed_id = $1"
-						   " AND NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = t.relid)", 1);
-	change_followed_tables("UPDATE fanout.followed_table t"
-						   " SET nspname = n.nspname, relname = c.relname"
-						   " FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
-						   " WHERE t.followed_id = $1 AND c.oid = t.relid"
-						   " AND (t.nspname <> n.nspname OR t.relname <> c.relname)", 1);
-	change_followed_tables("INSERT INTO fanout.followed_table"
-						   " (followed_id, relid, nspname, relname, state)"
-						   " SELECT $1, c.oid, n.nspname, c.relname, 'c'"
-						   " FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
-						   " WHERE c.oid = ANY ($2) AND c.relkind = 'r' AND c.relpersistence = 'p'"
-						   " ON CONFLICT DO NOTHING", 2);
+	rows = change_followed_tables("DELETE FROM fanout.followed_table t"
+								  " WHERE t.followed_id = $1 AND t.relid = ANY ($2)"
+								  " AND NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = t.relid)",
+								  relids);
+	rows += change_followed_tables("UPDATE fanout.followed_table t"
+								   " SET nspname = n.nspname, relname = c.relname"
+								   " FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+								   " WHERE t.followed_id = $1 AND t.relid = ANY ($2)"
+								   " AND c.oid = t.relid"
+								   " AND (t.nspname <> n.nspname OR t.relname <> c.relname)",
+								   relids);
+	rows += change_followed_tables("INSERT INTO fanout.followed_table"
+								   " (followed_id, relid, nspname, relname, state)"
+								   " SELECT $1, c.oid, n.nspname, c.relname, 'c'"
+								   " FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+								   " WHERE c.oid = ANY ($2) AND c.relkind = 'r'"
+								   " AND c.relpersistence = 'p' ON CONFLICT DO NOTHING",
+								   relids);
 	own_tables_end(&state);
+	if (rows == 0)
+		return;
 	followed_tables_changed();
-	relation_map_reload();
+	relation_map_refresh(relids);
 	apply_tables_gone();
 }
 
@@ -552,7 +589,6 @@ apply_statement(const Change *change, const LogTxn *txn)
 	ddl.created = NIL;
 	ddl.altered = NIL;
 	ddl.touched = NIL;
-	ddl.tables_changed = false;
 	ddl.schemas_touched = false;
 	ddl.noted = NIL;
 
@@ -560,8 +596,7 @@ apply_statement(const Change *change, const LogTxn *txn)
 	remember_made(statement);
 	/* A table that was not logged until now has no row yet. */
 	ddl.created = list_concat(ddl.created, differing);
-	if (ddl.tables_changed || differing != NIL)
-		update_followed_tables();
+	update_followed_tables();
 	schedule_copies(differing, txn);
 	MemoryContextSwitchTo(oldcontext);
 	return true;

@@ -93,6 +93,7 @@ extern void relation_map_describe(const char *payload, Size len);
 extern const RelationDesc *relation_map_desc(void *arg, Oid leader_relid);
 extern ApplyRelation *relation_map_get(Oid leader_relid);
 extern void relation_map_reload(void);
+extern void relation_map_refresh(List *relids);	/* only these tables' rows changed */
 
 /* Map the relation's columns to those of rel, in the current memory context. */
 extern void relation_map_columns(ApplyRelation *relation, Relation rel);
@@ -103,22 +104,28 @@ extern int	relation_sent_column(const ApplyRelation *relation, AttrNumber attnum
 /* Is the transaction applied to that table, or did its copy bring it already?  Maps it if so. */
 extern bool relation_wants(ApplyRelation *relation, const LogTxn *txn);
 
-/* The row of a table, by its oid here or on the leader; NULL: it is not followed. */
-extern FollowedTable *relation_map_table(Oid relid);
-extern FollowedTable *relation_map_leader_table(Oid leader_relid);
-
-/* Oids of the local tables in that state; are all in line with the stream? */
-extern List *relation_map_in_state(char state);
-extern bool relation_map_all_current(void);
-
-/* From here on no table is ahead of the stream; Invalid: none is. */
-extern XLogRecPtr relation_map_ahead_until(void);
-
 /* Did the copy of a local table see what the transaction did? */
 extern bool relation_copied_after(Oid relid, const LogTxn *txn);
 
 /* Was the transaction visible in a snapshot "xmin:xmax:xip,xip,..."? */
 extern bool snapshot_sees(const char *snapshot, uint64 xid);
+
+/* table_map.c: the rows of fanout.followed_table */
+extern void table_map_init(int32 id, MemoryContext context);
+extern void table_map_read(void);
+extern void table_map_read_some(List *relids);
+extern void table_map_add(const FollowedTable *table);
+
+/* The row of a table, by its oid here or on the leader; NULL: it is not followed. */
+extern FollowedTable *relation_map_table(Oid relid);
+extern FollowedTable *relation_map_leader_table(Oid leader_relid);
+
+/* Oids of the local tables in that state, zero: in any; are all in line with the stream? */
+extern List *relation_map_in_state(char state);
+extern bool relation_map_all_current(void);
+
+/* From here on no table is ahead of the stream; Invalid: none is. */
+extern XLogRecPtr relation_map_ahead_until(void);
 
 /* apply_group.c: executor state of the running local transaction */
 extern EState *group_estate(void);

@@ -216,21 +216,23 @@ make_table(HeapTuple tuple, TupleDesc desc)
 	return table;
 }
 
-List *
-followed_tables(int32 followed_id)
+#define TABLES_QUERY \
+	"SELECT relid, nspname, relname, leader_relid, state," \
+	"       filter_snapshot, filter_until, schema_snapshot, schema_until, copy_number," \
+	"       failures" \
+	" FROM fanout.followed_table WHERE followed_id = $1"
+
+static List *
+read_tables(const char *query, int nargs, int32 followed_id, List *relids)
 {
 	OwnTables	state;
-	Oid			types[] = {INT4OID};
-	Datum		values[] = {Int32GetDatum(followed_id)};
+	Oid			types[] = {INT4OID, OIDARRAYOID};
+	Datum		values[] = {Int32GetDatum(followed_id), oid_array_datum(relids)};
 	List	   *tables = NIL;
 	MemoryContext spi_context;
 
 	own_tables_begin(&state);
-	if (SPI_execute_with_args("SELECT relid, nspname, relname, leader_relid, state,"
-							  "       filter_snapshot, filter_until, schema_snapshot, schema_until, copy_number, failures"
-							  " FROM fanout.followed_table WHERE followed_id = $1"
-							  " ORDER BY nspname, relname",
-							  1, types, values, NULL, false, 0) != SPI_OK_SELECT)
+	if (SPI_execute_with_args(query, nargs, types, values, NULL, false, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not read fanout.followed_table");
 
 	spi_context = MemoryContextSwitchTo(state.context);
@@ -239,6 +241,18 @@ followed_tables(int32 followed_id)
 	MemoryContextSwitchTo(spi_context);
 	own_tables_end(&state);
 	return tables;
+}
+
+List *
+followed_tables(int32 followed_id)
+{
+	return read_tables(TABLES_QUERY " ORDER BY nspname, relname", 1, followed_id, NIL);
+}
+
+List *
+followed_tables_of(int32 followed_id, List *relids)
+{
+	return read_tables(TABLES_QUERY " AND relid = ANY ($2)", 2, followed_id, relids);
 }
 
 void

@@ -109,6 +109,7 @@ typedef struct FollowedTable
 
 /* All tables of a followed stream, List of FollowedTable in the current context. */
 extern List *followed_tables(int32 followed_id);
+extern List *followed_tables_of(int32 followed_id, List *relids);	/* these, in no order */
 
 /* Insert or replace a row, without a filter of a copy; needs a transaction with an active snapshot. */
 extern void followed_table_put(int32 followed_id, const FollowedTable *table);

@@ -39,9 +39,6 @@ static ApplyRelation *last_described = NULL;	/* the last one that was looked for
 static MemoryContext relations_context = NULL;
 static int32 followed_id;
 static bool all_tables;		/* the stream names no publications */
-static List *tables;			/* of FollowedTable, as of relation_map_reload() */
-static XLogRecPtr ahead_until;	/* see relation_map_ahead_until() */
-static MemoryContext tables_context = NULL;
 
 /* ---------- the table ---------- */
 
@@ -81,8 +78,7 @@ relation_map_init(const FollowedRow *row)
 
 	followed_id = row->id;
 	all_tables = row->all_tables;
-	tables_context = AllocSetContextCreate(relations_context, "pg_fanout followed tables",
-										   ALLOCSET_DEFAULT_SIZES);
+	table_map_init(row->id, relations_context);
 	relation_map_reload();
 }
 
@@ -90,21 +86,27 @@ relation_map_init(const FollowedRow *row)
 void
 relation_map_reload(void)
 {
-	MemoryContext oldcontext;
+	invalidate_relation((Datum) 0, InvalidOid);
+	table_map_read();
+}
+
+/* Those of some tables have.  What had no table may have one now. */
+void
+relation_map_refresh(List *relids)
+{
+	HASH_SEQ_STATUS status;
+	ApplyRelation *relation;
 	ListCell   *lc;
 
-	invalidate_relation((Datum) 0, InvalidOid);
-	MemoryContextReset(tables_context);
-	oldcontext = MemoryContextSwitchTo(tables_context);
-	tables = followed_tables(followed_id);
-	MemoryContextSwitchTo(oldcontext);
-
-	ahead_until = InvalidXLogRecPtr;
-	foreach(lc, tables)
+	foreach(lc, relids)
+		invalidate_relation((Datum) 0, lfirst_oid(lc));
+	hash_seq_init(&status, relations);
+	while ((relation = hash_seq_search(&status)) != NULL)
 	{
-		if (((FollowedTable *) lfirst(lc))->state == TABLE_AHEAD)
-			ahead_until = Max(ahead_until, ((FollowedTable *) lfirst(lc))->filter_until);
+		if (!OidIsValid(relation->relid))
+			relation->found = relation->mapped = false;
 	}
+	table_map_read_some(relids);
 }
 
 void
@@ -253,47 +255,20 @@ relation_map_columns(ApplyRelation *relation, Relation rel)
 	relation->find_index = choose_index(relation, rel);
 }
 
-FollowedTable *
-relation_map_table(Oid relid)
-{
-	ListCell   *lc;
-
-	foreach(lc, tables)
-	{
-		if (((FollowedTable *) lfirst(lc))->relid == relid)
-			return lfirst(lc);
-	}
-	return NULL;
-}
-
-FollowedTable *
-relation_map_leader_table(Oid leader_relid)
-{
-	ListCell   *lc;
-
-	foreach(lc, tables)
-	{
-		if (((FollowedTable *) lfirst(lc))->leader_relid == leader_relid)
-			return lfirst(lc);
-	}
-	return NULL;
-}
-
 static void
 add_table(const ApplyRelation *relation)
 {
-	MemoryContext oldcontext = MemoryContextSwitchTo(tables_context);
-	FollowedTable *table = palloc0(sizeof(FollowedTable));
+	FollowedTable table = {
+		.relid = relation->relid,
+		.nspname = relation->desc->nspname,
+		.relname = relation->desc->relname,
+		.leader_relid = relation->desc->relid,
+		.state = TABLE_COPIED,
+	};
 
-	table->relid = relation->relid;
-	table->nspname = pstrdup(relation->desc->nspname);
-	table->relname = pstrdup(relation->desc->relname);
-	table->leader_relid = relation->desc->relid;
-	table->state = TABLE_COPIED;
-	tables = lappend(tables, table);
-	followed_table_put(followed_id, table);
+	table_map_add(&table);
+	followed_table_put(followed_id, &table);
 	followed_tables_changed();
-	MemoryContextSwitchTo(oldcontext);
 }
 
 /*
@@ -430,33 +405,6 @@ relation_wants(ApplyRelation *relation, const LogTxn *txn)
 			map_relation(relation);
 	}
 	return !comes_with_copy(relation, txn);
-}
-
-List *
-relation_map_in_state(char state)
-{
-	List	   *relids = NIL;
-	ListCell   *lc;
-
-	foreach(lc, tables)
-	{
-		if (((FollowedTable *) lfirst(lc))->state == state)
-			relids = lappend_oid(relids, ((FollowedTable *) lfirst(lc))->relid);
-	}
-	return relids;
-}
-
-bool
-relation_map_all_current(void)
-{
-	return relation_map_in_state(TABLE_PENDING) == NIL &&
-		relation_map_in_state(TABLE_BEHIND) == NIL && XLogRecPtrIsInvalid(ahead_until);
-}
-
-XLogRecPtr
-relation_map_ahead_until(void)
-{
-	return ahead_until;
 }
 
 bool

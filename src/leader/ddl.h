@@ -14,6 +14,7 @@
 
 #include "leader/leader.h"
 
+#include "nodes/parsenodes.h"
 #include "nodes/plannodes.h"
 
 /* Columns of fanout.schema_change, as the extension's script has them. */
