@@ -208,16 +208,12 @@ static void
 step_indexes(FollowedRow *row)
 {
 	bool		consistent;
-	List	   *statements;
 
 	begin_step("making indexes and constraints");
-	MemoryContextSwitchTo(step_context);
 	consistent = is_consistent(row);
-	statements = deferred_statements(row, consistent);
 	end_step();
-
+	run_deferred_statements(row, consistent);
 	begin_step("making indexes and constraints");
-	run_deferred_statements(row, statements, consistent);
 	followed_execute("UPDATE fanout.followed_stream SET schema_done = true WHERE id = $1", row->id);
 	set_copy_state(row, COPY_DONE);
 	end_step();

@@ -100,6 +100,9 @@ extern List *pending_tables(const FollowedRow *row, List *leader_list,
 /* The same as CopyTable. */
 extern List *pending_on_leader(List *pending);
 
+/* Is it one of a table, or another object, and not of a connection or a server? */
+extern bool error_is_of_object(const ErrorData *error);
+
 /* Note how much there is to copy, for fanout.table_staleness and fanout.copy_progress. */
 extern void copy_note_totals(const FollowedRow *row, List *pending);
 
@@ -111,16 +114,36 @@ extern void join_tables(const FollowedRow *row, const CopySession *session);
 /* ---------- copy_schema.c: needs a transaction ---------- */
 
 extern void copy_schema(const FollowedRow *row, const CopySession *session);
-
-/*
- * Those that can be run, in the current memory context; and run them.  Two transactions: the
- * second may take hours, and whoever stops following waits for no lock of our tables.
- */
-extern List *deferred_statements(const FollowedRow *row, bool consistent);
-extern void run_deferred_statements(const FollowedRow *row, List *statements, bool consistent);
+extern void run_schema_statement(char *statement);
 
 /* The schema of some tables of the leader, List of CopyTable. */
 extern void copy_schema_of(const FollowedRow *row, List *tables, const CopySession *session);
+
+/* ---------- deferred_statement.c ---------- */
+
+/* Put a statement off; needs a transaction. */
+extern void defer_statement(const FollowedRow *row, const char *statement, bool needs_consistency);
+
+/*
+ * Run those that were put off, in transactions of its own, all or but those that need tables
+ * that are consistent.
+ */
+extern void run_deferred_statements(const FollowedRow *row, bool consistent);
+
+/* For fanout.schema_problems, and a WARNING; needs a transaction. */
+#define NOT_VALID	"not valid"
+#define LEFT_OUT	"left out"
+extern void note_failed_statement(const FollowedRow *row, const char *statement,
+								  const char *outcome, const ErrorData *error);
+
+/* ---------- copy_check.c ---------- */
+
+/*
+ * If the error is that rows of the leader violate a check constraint which it has: take the constraint
+ * away until they are here.  Needs a transaction.
+ */
+extern void set_check_aside(const FollowedRow *row, const PendingTable *table,
+							const ErrorData *error);
 
 /* ---------- schema_dump.c ---------- */
 

@@ -24,7 +24,7 @@
 #include "follower/local_table.h"
 #include "own_tables.h"
 
-#define TABLES_PER_TRANSACTION	100
+#define TABLES_PER_TRANSACTION	20
 #define MAX_TIED				1000
 
 /* ---------- which ---------- */
@@ -130,14 +130,14 @@ with_pages(List *rels)
 }
 
 static void
-truncate_tables(const FollowedRow *row, List *relids, bool tied)
+truncate_single(const FollowedRow *row, List *relids)
 {
 	List	   *rels;
 	List	   *to_empty;
 
 	begin_step("emptying the tables to be copied");
 	rels = open_tables(row, relids, AccessExclusiveLock);
-	to_empty = tied ? rels : with_pages(rels);
+	to_empty = with_pages(rels);
 	if (to_empty != NIL)
 		local_tables_truncate(to_empty, false);
 	close_tables(rels);
@@ -145,7 +145,19 @@ truncate_tables(const FollowedRow *row, List *relids, bool tied)
 }
 
 static void
-delete_rows(const FollowedRow *row, List *relids, bool tied)
+truncate_tied(const FollowedRow *row, List *relids)
+{
+	List	   *rels;
+
+	begin_step("emptying the tables to be copied");
+	rels = open_tables(row, relids, AccessExclusiveLock);
+	local_tables_truncate(rels, false);
+	close_tables(rels);
+	end_step();
+}
+
+static void
+delete_rows(const FollowedRow *row, List *relids)
 {
 	List	   *rels;
 	ListCell   *lc;
@@ -159,13 +171,13 @@ delete_rows(const FollowedRow *row, List *relids, bool tied)
 }
 
 static void
-some_at_a_time(const FollowedRow *row, List *relids, bool tied,
-			   void (*empty) (const FollowedRow *, List *, bool))
+some_at_a_time(const FollowedRow *row, List *relids,
+			   void (*empty) (const FollowedRow *, List *))
 {
 	for (int i = 0; i < list_length(relids); i += TABLES_PER_TRANSACTION)
 	{
 		CHECK_FOR_INTERRUPTS();
-		empty(row, list_copy_head(list_copy_tail(relids, i), TABLES_PER_TRANSACTION), tied);
+		empty(row, list_copy_head(list_copy_tail(relids, i), TABLES_PER_TRANSACTION));
 	}
 }
 
@@ -183,9 +195,9 @@ empty_pending_tables(const FollowedRow *row)
 	to_delete = list_length(tied) > MAX_TIED || referenced_from_outside(row);
 	end_step();
 
-	some_at_a_time(row, single, false, truncate_tables);
+	some_at_a_time(row, single, truncate_single);
 	if (to_delete)
-		some_at_a_time(row, tied, true, delete_rows);
+		some_at_a_time(row, tied, delete_rows);
 	else if (tied != NIL)
-		truncate_tables(row, tied, true);
+		truncate_tied(row, tied);
 }

@@ -190,9 +190,8 @@ copy_note_totals(const FollowedRow *row, List *pending)
 
 /* ---------- what keeps one from being copied ---------- */
 
-/* May other tables be copied all the same? */
-static bool
-is_of_table(const ErrorData *error)
+bool
+error_is_of_object(const ErrorData *error)
 {
 	switch (ERRCODE_TO_CATEGORY(error->sqlerrcode))
 	{
@@ -242,6 +241,7 @@ tell_failure(const FollowedRow *row, const PendingTable *table, const ErrorData 
 	fanout_start_transaction();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	note_failure(row, table, text);
+	set_check_aside(row, table, error);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(oldcontext);
@@ -262,7 +262,7 @@ copy_table_by_itself(const FollowedRow *row, PGconn *conn, const PendingTable *t
 	{
 		MemoryContextSwitchTo(oldcontext);
 		error = CopyErrorData();
-		if (!is_of_table(error))
+		if (!error_is_of_object(error))
 			PG_RE_THROW();
 		EmitErrorReport();
 		FlushErrorState();

@@ -9,18 +9,16 @@
  * parameters that a newer pg_dump sets and this server does not have.
  *
  * Both sections are brought at once, so that they are of one snapshot: from there on
- * the stream has every change of the schema.  The statements of post-data are put off
- * in fanout.deferred_statement until the rows are here.  To validate foreign keys and
+ * the stream has every change of the schema.  The statements of post-data are put off until
+ * the rows are here (deferred_statement.c).  To validate foreign keys and
  * to fill materialized views needs tables that are consistent, and those of
  * a copy that was interrupted come from different snapshots: then that waits until the
  * stream has caught up.
  */
 #include "postgres.h"
 
-#include "access/xact.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
-#include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "lib/stringinfo.h"
 #include "mb/pg_wchar.h"
@@ -32,11 +30,10 @@
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/resowner.h"
-#include "utils/snapmgr.h"
 
 #include "follower/copy.h"
-#include "own_tables.h"
-#include "transaction.h"
+
+#define MANY_TABLES		1000
 
 /* ---------- which statements are run ---------- */
 
@@ -221,8 +218,8 @@ statement_context(void *arg)
 			   pg_mbcliplen(statement, strlen(statement), 200), statement);
 }
 
-static void
-run_statement(char *statement)
+void
+run_schema_statement(char *statement)
 {
 	ErrorContextCallback callback = {error_context_stack, statement_context, statement};
 
@@ -232,6 +229,26 @@ run_statement(char *statement)
 		elog(ERROR, "could not run a statement");
 	CommandCounterIncrement();
 	error_context_stack = callback.previous;
+}
+
+/*
+ * Nobody else sees what the statement has made before all is committed, so its locks are given
+ * back at once.  Thousands of tables would have their places in the server's lock table
+ * until then, which the transaction, or other sessions, would lack.
+ */
+static void
+run_without_keeping_locks(char *statement)
+{
+	ResourceOwner former = CurrentResourceOwner;
+	ResourceOwner owner = ResourceOwnerCreate(former, "pg_fanout schema statement");
+
+	CurrentResourceOwner = owner;
+	run_schema_statement(statement);
+	CurrentResourceOwner = former;
+	ResourceOwnerRelease(owner, RESOURCE_RELEASE_BEFORE_LOCKS, false, false);
+	ResourceOwnerRelease(owner, RESOURCE_RELEASE_LOCKS, false, false);
+	ResourceOwnerRelease(owner, RESOURCE_RELEASE_AFTER_LOCKS, false, false);
+	ResourceOwnerDelete(owner);
 }
 
 /* The line of the script that the parser stopped at. */
@@ -262,24 +279,6 @@ parse_script(char *script)
 	statements = pg_parse_query(script);
 	error_context_stack = callback.previous;
 	return statements;
-}
-
-static void
-defer_statement(const FollowedRow *row, const char *statement, bool needs_consistency)
-{
-	OwnTables	state;
-	Oid			types[] = {INT4OID, BOOLOID, TEXTOID};
-	Datum		values[] = {Int32GetDatum(row->id), BoolGetDatum(needs_consistency),
-	CStringGetTextDatum(statement)};
-
-	own_tables_begin(&state);
-	if (SPI_execute_with_args("INSERT INTO fanout.deferred_statement"
-							  " (followed_id, position, needs_consistency, statement)"
-							  " SELECT $1, coalesce(max(position), 0) + 1, $2, $3"
-							  " FROM fanout.deferred_statement WHERE followed_id = $1",
-							  3, types, values, NULL, false, 0) != SPI_OK_INSERT)
-		elog(ERROR, "could not write fanout.deferred_statement");
-	own_tables_end(&state);
 }
 
 /*
@@ -336,7 +335,7 @@ handle_statement(const FollowedRow *row, RawStmt *raw, char *script, bool put_of
 	if (put_off || IsA(raw->stmt, RefreshMatViewStmt) || added_foreign_key(raw->stmt) != NULL)
 		defer(row, raw->stmt, statement);
 	else
-		run_statement(statement);
+		run_without_keeping_locks(statement);
 }
 
 static void
@@ -353,13 +352,19 @@ copy_part(const FollowedRow *row, Program *dump, bool put_off)
 	AtEOXact_GUC(false, nestlevel);
 }
 
+/* Both at a time, unless there are many tables: each pg_dump locks all of them on the leader. */
 void
 copy_schema(const FollowedRow *row, const CopySession *session)
 {
-	Program    *before = schema_dump_start(row, list_make1("--section=pre-data"), session);
-	Program    *after = schema_dump_start(row, list_make1("--section=post-data"), session);
+	List	   *before_data = list_make1("--section=pre-data");
+	List	   *after_data = list_make1("--section=post-data");
+	bool		many = list_length(session->tables) > MANY_TABLES;
+	Program    *before = schema_dump_start(row, before_data, session);
+	Program    *after = many ? NULL : schema_dump_start(row, after_data, session);
 
 	copy_part(row, before, false);
+	if (many)
+		after = schema_dump_start(row, after_data, session);
 	copy_part(row, after, true);
 }
 
@@ -396,110 +401,4 @@ copy_schema_of(const FollowedRow *row, List *tables, const CopySession *session)
 		what = lappend(what, option.data);
 	}
 	copy_part(row, schema_dump_start(row, what, session), false);
-}
-
-/* ---------- deferred statements ---------- */
-
-List *
-deferred_statements(const FollowedRow *row, bool consistent)
-{
-	OwnTables	state;
-	Oid			types[] = {INT4OID, BOOLOID};
-	Datum		values[] = {Int32GetDatum(row->id), BoolGetDatum(consistent)};
-	List	   *statements = NIL;
-	MemoryContext oldcontext;
-
-	own_tables_begin(&state);
-	if (SPI_execute_with_args("SELECT statement FROM fanout.deferred_statement"
-							  " WHERE followed_id = $1 AND (NOT needs_consistency OR $2)"
-							  " ORDER BY position",
-							  2, types, values, NULL, false, 0) != SPI_OK_SELECT)
-		elog(ERROR, "could not read fanout.deferred_statement");
-	oldcontext = MemoryContextSwitchTo(state.context);
-	for (uint64 i = 0; i < SPI_processed; i++)
-		statements = lappend(statements, SPI_getvalue(SPI_tuptable->vals[i],
-													  SPI_tuptable->tupdesc, 1));
-	MemoryContextSwitchTo(oldcontext);
-	own_tables_end(&state);
-	return statements;
-}
-
-/* They are run; last in their transaction, since unfollow() waits for the lock of a row. */
-static void
-forget_deferred_statements(const FollowedRow *row, bool consistent)
-{
-	followed_execute(psprintf("DELETE FROM fanout.deferred_statement WHERE followed_id = $1%s",
-							  consistent ? "" : " AND NOT needs_consistency"), row->id);
-}
-
-/* The script's SETs are among them, and for them alone. */
-void
-run_deferred_statements(const FollowedRow *row, List *statements, bool consistent)
-{
-	int			nestlevel = NewGUCNestLevel();
-	ListCell   *lc;
-
-	foreach(lc, statements)
-		run_statement(lfirst(lc));
-	AtEOXact_GUC(false, nestlevel);
-	forget_deferred_statements(row, consistent);
-}
-
-/* The stream may have dropped or renamed what the statement is about. */
-static void
-run_unless_gone(char *statement)
-{
-	MemoryContext oldcontext = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-
-	BeginInternalSubTransaction(NULL);
-	PG_TRY();
-	{
-		run_statement(statement);
-		ReleaseCurrentSubTransaction();
-	}
-	PG_CATCH();
-	{
-		int			code = geterrcode();
-
-		if (code != ERRCODE_UNDEFINED_SCHEMA && code != ERRCODE_UNDEFINED_TABLE &&
-			code != ERRCODE_UNDEFINED_OBJECT && code != ERRCODE_WRONG_OBJECT_TYPE)
-			PG_RE_THROW();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-		ereport(LOG,
-				(errmsg("a statement of the leader's schema is left out, since what it is about has changed"),
-				 errdetail_internal("%s", statement)));
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(oldcontext);
-	CurrentResourceOwner = owner;
-}
-
-/* The stream has caught up: what is left can be run. */
-void
-finish_schema(const FollowedRow *row)
-{
-	MemoryContext oldcontext = CurrentMemoryContext;
-	List	   *statements;
-	ListCell   *lc;
-
-	fanout_start_transaction();
-	PushActiveSnapshot(GetTransactionSnapshot());
-	MemoryContextSwitchTo(oldcontext);
-	statements = deferred_statements(row, true);
-	PopActiveSnapshot();
-	CommitTransactionCommand();
-	MemoryContextSwitchTo(oldcontext);
-	if (statements == NIL)
-		return;
-
-	fanout_start_transaction();
-	PushActiveSnapshot(GetTransactionSnapshot());
-	foreach(lc, statements)
-		run_unless_gone(lfirst(lc));
-	forget_deferred_statements(row, true);
-	PopActiveSnapshot();
-	CommitTransactionCommand();
-	MemoryContextSwitchTo(oldcontext);
 }

@@ -250,7 +250,8 @@ copy_all_rows(PGconn *conn, CopyTable *table, Relation rel)
 	bool		binary;
 	uint64		rows;
 
-	PQclear(leader_query(conn, psprintf("LOCK TABLE %s IN ACCESS SHARE MODE NOWAIT",
+	/* The lock is given back with the savepoint: there may be thousands of tables. */
+	PQclear(leader_query(conn, psprintf("SAVEPOINT one_table; LOCK TABLE %s IN ACCESS SHARE MODE NOWAIT",
 										quote_qualified_identifier(table->nspname, table->relname)),
 						 0, NULL));
 	table->columns = columns_here(table, relid);
@@ -263,6 +264,7 @@ copy_all_rows(PGconn *conn, CopyTable *table, Relation rel)
 	else
 		rows = copy_from(table, rel, binary);
 	copy_source_end();
+	PQclear(leader_query(conn, "ROLLBACK TO one_table; RELEASE one_table", 0, NULL));
 	local_table_become_former(&former);
 	return rows;
 }

@@ -131,6 +131,18 @@ CREATE TABLE fanout.deferred_statement (
 COMMENT ON TABLE fanout.deferred_statement IS
     'schema statements of an initial copy that wait until the tables are copied, or consistent';
 
+CREATE TABLE fanout.failed_statement (
+    followed_id integer NOT NULL REFERENCES fanout.followed_stream ON DELETE CASCADE,
+    position integer NOT NULL,
+    statement text NOT NULL,
+    outcome text NOT NULL CHECK (outcome IN ('not valid', 'left out')),
+    error text NOT NULL,
+    failed_at timestamptz NOT NULL,
+    PRIMARY KEY (followed_id, position)
+);
+COMMENT ON TABLE fanout.failed_statement IS
+    'schema statements of an initial copy that could not be run here';
+
 DO $$
 DECLARE
     own regclass;
@@ -141,8 +153,8 @@ BEGIN
     END LOOP;
 END
 $$;
-REVOKE ALL ON fanout.stream, fanout.schema_change, fanout.followed_stream, fanout.followed_table, fanout.deferred_statement
-    FROM PUBLIC;
+REVOKE ALL ON fanout.stream, fanout.schema_change, fanout.followed_stream, fanout.followed_table, fanout.deferred_statement,
+    fanout.failed_statement FROM PUBLIC;
 
 /*
  * On the leader
@@ -385,6 +397,15 @@ COMMENT ON COLUMN fanout.table_staleness.copied_bytes IS 'bytes received from th
 COMMENT ON COLUMN fanout.table_staleness.last_error IS 'why the table could not be copied, which is tried again; for members of pg_monitor';
 COMMENT ON COLUMN fanout.table_staleness.total_bytes IS 'size on the leader''s disk when the copy began, without indexes';
 
+CREATE VIEW fanout.schema_problems AS
+SELECT f.stream, s.statement, s.outcome,
+    CASE WHEN pg_catalog.pg_has_role('pg_monitor', 'USAGE') THEN s.error END AS error, s.failed_at
+FROM fanout.followed_stream f JOIN fanout.failed_statement s ON s.followed_id = f.id
+WHERE f.dboid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database());
+COMMENT ON VIEW fanout.schema_problems IS
+    'what of the leader''s schema could not be made by the initial copy: constraints that are not valid here, and what is left out';
+COMMENT ON COLUMN fanout.schema_problems.error IS 'may name the key of a row: for members of pg_monitor';
+
 CREATE VIEW fanout.copy_progress AS
 WITH tables AS (
     SELECT f.stream, f.copy_state, f.copy_started_at, t.state, t.copied_at,
@@ -515,7 +536,7 @@ GRANT EXECUTE ON FUNCTION fanout.create_stream(name, name[], boolean, boolean), 
 GRANT EXECUTE ON FUNCTION fanout.history_state(), fanout.staleness_chart(name, integer) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION fanout.table_activity(), fanout.copies_under_way() TO PUBLIC;
 GRANT SELECT ON fanout.staleness, fanout.staleness_history, fanout.table_staleness,
-    fanout.copy_progress TO PUBLIC;
+    fanout.copy_progress, fanout.schema_problems TO PUBLIC;
 GRANT SELECT ON fanout.streams, fanout.followers TO PUBLIC;
 
 /*
