@@ -137,6 +137,36 @@ operation_name(ChangeOp op)
 	return "change";
 }
 
+/* Is the value that was being made the name of an object? */
+static bool
+makes_name(const ApplyRelation *relation)
+{
+	for (int i = 0; i < relation->desc->natts; i++)
+	{
+		if (&relation->desc->columns[i] == apply_position.column)
+			return relation->inputs[i].names_object;
+	}
+	return false;
+}
+
+/* It has a table, but no constraint that could be named. */
+static bool
+is_of_partition(const ErrorData *error)
+{
+	return error->sqlerrcode == ERRCODE_CHECK_VIOLATION && error->table_name != NULL &&
+		error->constraint_name == NULL;
+}
+
+Oid
+apply_table_at_fault(const ErrorData *error)
+{
+	const ApplyRelation *relation = apply_position.relation;
+
+	if (apply_position.change == NULL || relation == NULL || !relation->mapped)
+		return InvalidOid;
+	return makes_name(relation) || is_of_partition(error) ? relation->relid : InvalidOid;
+}
+
 /* Error context callback while a frame is applied. */
 void
 apply_error_context(void *arg)

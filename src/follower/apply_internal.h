@@ -24,6 +24,7 @@ typedef struct ColumnInput
 	Oid			leader_type;	/* InvalidOid for COLUMN_TEXT of other types */
 	int16		typlen;			/* of the leader's type */
 	bool		typbyval;
+	bool		names_object;	/* of the leader's, which need not be here */
 	struct ColumnInput *search; /* of a domain: the same without its constraints */
 } ColumnInput;
 

@@ -138,6 +138,7 @@ check_leader(const FollowRequest *request, CheckedLeader *leader)
 	check_tables(leader->conn, request);
 	if (request->copy_data)
 		leader_check_all_rows_visible(leader->conn, request->stream);
+	leader_warn_of_locale(leader->conn);
 	warn_of_large_objects(leader->conn);
 	leader_disconnect(leader->conn);
 }

@@ -200,6 +200,9 @@ extern void leader_check(CheckedLeader *leader, const char *conninfo, const char
 extern void leader_check_name(const CheckedLeader *leader, const char *follower,
 							  const char *stream);
 
+/* leader_locale.c: a WARNING if strings may sort in another order there. */
+extern void leader_warn_of_locale(PGconn *conn);
+
 /* Fail with ERRCODE_INSUFFICIENT_PRIVILEGE when policies hide rows of the stream's tables. */
 extern void leader_check_all_rows_visible(PGconn *conn, const char *stream);
 
@@ -270,6 +273,13 @@ extern uint64 apply_pending_changes(void);
 extern uint64 apply_pending_transactions(void);
 extern bool apply_in_transaction(void); /* a leader transaction is half applied */
 extern bool apply_in_change(void);	/* ... and one of its changes */
+
+/*
+ * The table that was being changed, if the error is of what differs between servers: a value names an
+ * object of the leader's catalogs that is not here, or belongs to another partition here, as
+ * the hash of an enum may or what another collation orders.  Else InvalidOid.
+ */
+extern Oid	apply_table_at_fault(const ErrorData *error);
 
 /* What was applied can't be committed yet. */
 extern bool apply_must_go_on(void);

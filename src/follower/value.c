@@ -51,6 +51,16 @@ search_input(const ColumnDesc *column, Form_pg_attribute attr)
 	return input;
 }
 
+/* Also of an array, or a domain over either. */
+static bool
+names_object(Oid typid)
+{
+	Oid			base = getBaseType(typid);
+	Oid			element = get_element_type(base);
+
+	return type_names_object(OidIsValid(element) ? getBaseType(element) : base);
+}
+
 void
 column_input_init(ColumnInput *input, const ColumnDesc *column, Form_pg_attribute attr)
 {
@@ -60,6 +70,7 @@ column_input_init(ColumnInput *input, const ColumnDesc *column, Form_pg_attribut
 	input->attnum = attr->attnum;
 	input->typmod = attr->atttypmod;
 	input->leader_type = column->typid;
+	input->names_object = names_object(attr->atttypid);
 	input->search = search_input(column, attr);
 	input->direct = column->form != COLUMN_TEXT && attr->atttypid == column->typid &&
 		(attr->atttypmod == -1 || attr->atttypmod == column->typmod);

@@ -224,6 +224,15 @@ copy_all_again(int32 id)
 	schedule_copy(id, InvalidOid);
 }
 
+static Oid	table_at_fault;
+
+/* Until it can be copied it is not in line with the stream, which goes on. */
+static void
+copy_table_at_fault(int32 id)
+{
+	schedule_copy(id, table_at_fault);
+}
+
 /* Rows do not fit the table that is here. */
 static bool
 is_of_rows(const ErrorData *error)
@@ -241,7 +250,7 @@ is_of_rows(const ErrorData *error)
  * worker.  An error of a change may come from a table that is not in line with the
  * stream: the next worker copies such tables first.  An error of a copy may come from
  * a schema that is older than the rows: the next worker lets the stream bring what has
- * changed.  NULL: as before.
+ * changed.  A row that can't be here keeps its table from being in line, and no other.  NULL: as before.
  */
 static NextTry
 after_error(const ErrorData *error)
@@ -253,6 +262,9 @@ after_error(const ErrorData *error)
 		return copy_all_again;
 	if (positions.state == FOLLOW_COPYING)
 		return is_of_rows(error) ? stream_before_copying : NULL;
+	table_at_fault = apply_table_at_fault(error);
+	if (OidIsValid(table_at_fault) && is_of_rows(error))
+		return copy_table_at_fault;
 	if (!tables_are_settled(my_stream) && apply_in_change())
 		return copy_before_streaming;
 	return NULL;

@@ -137,6 +137,9 @@ extern void change_encode_uncarried(StringInfo buf, Oid relid, const char *reaso
 /* CHANGE_STATEMENT or CHANGE_TABLES, whose contents are encoded already. */
 extern void change_encode_body(StringInfo buf, ChangeOp op, const char *body, uint32 len);
 
+/* Are its values oids of the catalogs, reg*, which travel as names? */
+extern bool type_names_object(Oid typid);
+
 /*
  * The form for a column of that type.  For a domain it is the form of its base
  * type, and ColumnDesc.typid must be the base type then.

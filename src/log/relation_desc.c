@@ -121,8 +121,8 @@ relation_desc_decode(const char *data, Size len)
 
 /* ---------- forms ---------- */
 
-static bool
-is_reg_type(Oid typid)
+bool
+type_names_object(Oid typid)
 {
 	switch (typid)
 	{
@@ -160,7 +160,7 @@ can_send(Oid typid)
 	Form_pg_type type;
 	bool		result;
 
-	if (typid >= FirstGenbkiObjectId || is_reg_type(typid) || typid == ACLITEMOID ||
+	if (typid >= FirstGenbkiObjectId || type_names_object(typid) || typid == ACLITEMOID ||
 		typid == INT2VECTOROID || typid == OIDVECTOROID || typid == TSQUERYOID ||
 		typid == INTERVALOID)
 		return false;
