@@ -312,6 +312,23 @@ defer(const FollowedRow *row, Node *stmt, const char *statement)
 		defer_statement(row, statement, IsA(stmt, RefreshMatViewStmt));
 }
 
+/* Its text without the comments that stand before it. */
+static char *
+statement_text(const RawStmt *raw, char *script)
+{
+	char	   *text = script + raw->stmt_location;
+	char	   *end = raw->stmt_len > 0 ? text + raw->stmt_len : text + strlen(text);
+
+	for (;;)
+	{
+		text += strspn(text, " \t\r\n");
+		if (strncmp(text, "--", 2) != 0)
+			break;
+		text += strcspn(text, "\n");
+	}
+	return pnstrdup(text, end - text);
+}
+
 static void
 handle_statement(const FollowedRow *row, RawStmt *raw, char *script, bool put_off)
 {
@@ -322,8 +339,7 @@ handle_statement(const FollowedRow *row, RawStmt *raw, char *script, bool put_of
 	if (is_own_extension(raw->stmt) || sets_unknown_parameter(raw->stmt) ||
 		!take_out_column_version(raw->stmt, script))
 		return;
-	statement = raw->stmt_len > 0 ?
-		pnstrdup(script + raw->stmt_location, raw->stmt_len) : pstrdup(script + raw->stmt_location);
+	statement = statement_text(raw, script);
 	why = why_left_out(raw->stmt);
 	if (why != NULL)
 	{

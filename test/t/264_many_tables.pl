@@ -8,7 +8,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 
 # Few places: (10 + 8 + 3 + 2) * 10, and some; on the leader pg_dump locks all tables in one transaction.
-my $tables = 700;
+my $tables = 400;
 my @few = ('max_connections = 12', 'max_wal_senders = 2', 'max_locks_per_transaction = 10', 'fsync = off');
 my $leader = new_leader('leader', 'fsync = off');
 my $follower = new_follower('follower', @few, 'fanout.retry_interval = 100ms');
