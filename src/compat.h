@@ -268,10 +268,9 @@ fanout_dshash_parameters(size_t key_size, size_t entry_size, int tranche_id)
 
 /*
  * What the other end of a libpq connection is: versions as PQserverVersion()
- * gives them.  17 added transaction_timeout.
+ * gives them.
  */
 #define fanout_major(version) ((version) / 10000)
-#define fanout_has_transaction_timeout(version) ((version) >= 170000)
 
 /*
  * 18 lets constraints NOT NULL be not valid, and refuses REPLICA IDENTITY FULL where a generated

@@ -15,8 +15,7 @@
  * in its record; the launcher's own table only bridges the time between its
  * start and its first note there, and so may be lost with the launcher.
  *
- * There may be more hints than records: fanout.max_streams was lowered, or streams were
- * made at once.  A hint too many waits until there is a record for it.  Its worker
+ * There may be more hints than records: fanout.max_streams was lowered.  A hint too many waits until there is a record for it.  Its worker
  * is started all the same now and then: to remove the hint, if its stream is gone.
  */
 #include "postgres.h"
@@ -66,7 +65,7 @@ static HTAB *launches;
 
 /* ---------- waking the launcher ---------- */
 
-static bool wake_at_commit = false;
+static bool wake_at_end = false;
 
 void
 launcher_wake(void)
@@ -82,14 +81,14 @@ launcher_wake(void)
 static void
 wake_xact_callback(XactEvent event, void *arg)
 {
-	if (event == XACT_EVENT_COMMIT && wake_at_commit)
+	if (event == XACT_EVENT_COMMIT && wake_at_end)
 		launcher_wake();
 	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
-		wake_at_commit = false;
+		wake_at_end = false;
 }
 
 void
-launcher_wake_at_commit(void)
+launcher_wake_at_end(void)
 {
 	static bool registered = false;
 
@@ -99,7 +98,7 @@ launcher_wake_at_commit(void)
 		registered = true;
 	}
 	fanout_not_prepared();
-	wake_at_commit = true;
+	wake_at_end = true;
 }
 
 /* ---------- records ---------- */

@@ -10,9 +10,9 @@
 /* Register the launcher with the postmaster; from _PG_init. */
 extern void launcher_register(void);
 
-/* Ask the launcher to look at the hints again, at once or at this transaction's commit. */
+/* Ask the launcher to look at the hints again, at once or at this transaction's end. */
 extern void launcher_wake(void);
-extern void launcher_wake_at_commit(void);
+extern void launcher_wake_at_end(void);
 
 /*
  * What every worker of ours starts with: signal handlers, connection to the

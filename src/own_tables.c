@@ -110,6 +110,12 @@ own_table_wait_for_writers(const char *name)
 	MemoryContextSwitchTo(oldcontext);
 }
 
+void
+own_table_lock_for_insert(const char *name)
+{
+	LockRelationOid(own_table_oid(name), RowExclusiveLock);
+}
+
 /* Connect to SPI with the right to use our own tables. */
 void
 own_tables_begin(OwnTables *state)

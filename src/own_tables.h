@@ -39,4 +39,10 @@ extern Oid	own_table_oid(const char *name);
  */
 extern void own_table_wait_for_writers(const char *name);
 
+/*
+ * Have that wait for this transaction, which will insert a row: not before there is a record
+ * for it, since a worker that gives one back waits like that.
+ */
+extern void own_table_lock_for_insert(const char *name);
+
 #endif							/* FANOUT_OWN_TABLES_H */

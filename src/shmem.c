@@ -440,12 +440,20 @@ streams_with_records(void)
 
 /* ---------- too many ---------- */
 
-/* That of a stream that was just dropped is free once its last worker has cleaned up. */
+/*
+ * A record for a stream that is being made, before its row is committed: so nobody makes more
+ * than there is room for.  After a rollback the worker that is started for the hint finds no
+ * row and gives the record back.  That of a stream that was just dropped is free once its
+ * last worker has cleaned up, so wait for a while.
+ */
 static bool
-becomes_free(pg_atomic_uint32 *in_use)
+reserve_record(HintKind kind, int32 id)
 {
-	for (int waited = 0; pg_atomic_read_u32(in_use) >= fanout_max_streams; waited += FREE_POLL_MS)
+	for (int waited = 0;; waited += FREE_POLL_MS)
 	{
+		if (kind == HINT_STREAM ? leader_stream_claim(MyDatabaseId, id) != NULL
+			: followed_stream_claim(MyDatabaseId, id) != NULL)
+			return true;
 		if (waited >= FREE_TIMEOUT_MS)
 			return false;
 		CHECK_FOR_INTERRUPTS();
@@ -453,13 +461,12 @@ becomes_free(pg_atomic_uint32 *in_use)
 						 FREE_POLL_MS, PG_WAIT_EXTENSION);
 		ResetLatch(MyLatch);
 	}
-	return true;
 }
 
 void
-leader_stream_require_free(void)
+leader_stream_reserve(int32 id)
 {
-	if (!becomes_free(&Fanout->leader_streams))
+	if (!reserve_record(HINT_STREAM, id))
 		ereport(ERROR,
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 				 errmsg("too many streams on this server"),
@@ -468,9 +475,9 @@ leader_stream_require_free(void)
 }
 
 void
-followed_stream_require_free(void)
+followed_stream_reserve(int32 id)
 {
-	if (!becomes_free(&Fanout->followed_streams))
+	if (!reserve_record(HINT_FOLLOWED, id))
 		ereport(ERROR,
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 				 errmsg("too many followed streams on this server"),

@@ -310,11 +310,12 @@ extern FollowedStream *followed_stream_claim(Oid dboid, int32 id);
 extern void followed_stream_release(FollowedStream *stream);
 
 /*
- * Fail with ERRCODE_CONFIGURATION_LIMIT_EXCEEDED when all entries stay taken.  The one that
- * is free now may be taken by a stream that is not committed yet.
+ * Take a record for a stream of this database that is being made; the caller wakes the launcher
+ * at the end of the transaction, however it ends.  Fail with
+ * ERRCODE_CONFIGURATION_LIMIT_EXCEEDED when all stay taken.
  */
-extern void leader_stream_require_free(void);
-extern void followed_stream_require_free(void);
+extern void leader_stream_reserve(int32 id);
+extern void followed_stream_reserve(int32 id);
 
 /* Set the latch of the process with that procno; -1 is ignored. */
 extern void fanout_wake(int procno);

@@ -73,7 +73,6 @@ check_server(const FollowRequest *request)
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
 				 errmsg("this database follows stream \"%s\" already", request->stream)));
-	followed_stream_require_free();
 }
 
 /* ---------- the leader ---------- */
@@ -182,10 +181,12 @@ follow(const FollowRequest *request)
 
 	leader_check_conninfo(request->conninfo);
 	check_server(request);
+	launcher_wake_at_end();
+	followed_stream_reserve(id);
+	own_table_lock_for_insert("followed_stream");
 	check_leader(request, &leader);
 	insert_row(id, request, &leader);
 	hint_create(HINT_FOLLOWED, MyDatabaseId, id, true);
-	launcher_wake_at_commit();
 }
 
 /*

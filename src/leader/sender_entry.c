@@ -328,9 +328,22 @@ sender_note_sent(Sender *sender)
 	SpinLockRelease(&registration->mutex);
 }
 
+static uint64
+log_end_seq(const Sender *sender)
+{
+	uint64		seq;
+
+	SpinLockAcquire(&sender->stream->mutex);
+	seq = sender->stream->end.seq;
+	SpinLockRelease(&sender->stream->mutex);
+	return seq;
+}
+
 /*
  * Positions never go back: the log before them may be gone already.  A log
- * that was begun anew counts from 1 again, so applied_seq may.
+ * that was begun anew counts from 1 again, so applied_seq may.  Nobody can have applied what
+ * was not sent to him: a follower that comes back may know that nothing came after its last
+ * transaction, and is believed when it was sent that again.
  */
 void
 sender_note_status(Sender *sender, const StatusMessage *status)
@@ -338,19 +351,21 @@ sender_note_status(Sender *sender, const StatusMessage *status)
 	Registration *registration = sender->registration;
 	TimestampTz now = GetCurrentTimestamp();
 	int64		proven_at = sender_question_came(sender, status->proven);
+	XLogRecPtr	applied_lsn = Min(status->applied_lsn, sender->sent_lsn);
+	XLogRecPtr	durable_lsn = Min(status->durable_lsn, sender->sent_lsn);
+	uint64		sent_seq = log_end_seq(sender);
 	bool		applied = false;
 
 	SpinLockAcquire(&registration->mutex);
 	if (is_ours(sender, registration))
 	{
-		if (status->applied_lsn >= registration->applied_lsn)
+		if (applied_lsn >= registration->applied_lsn)
 		{
-			applied = status->applied_lsn > registration->applied_lsn;
-			registration->applied_lsn = status->applied_lsn;
-			registration->applied_seq = status->applied_seq;
+			applied = applied_lsn > registration->applied_lsn;
+			registration->applied_lsn = applied_lsn;
+			registration->applied_seq = Min(status->applied_seq, sent_seq);
 		}
-		if (status->durable_lsn > registration->durable_lsn)
-			registration->durable_lsn = status->durable_lsn;
+		registration->durable_lsn = Max(registration->durable_lsn, durable_lsn);
 		if (proven_at > registration->proven_at)
 			registration->proven_at = proven_at;
 		registration->last_seen_at = now;

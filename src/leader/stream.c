@@ -200,7 +200,9 @@ fanout_create_stream(PG_FUNCTION_ARGS)
 	row.identity = PG_GETARG_BOOL(3);
 	check_can_lead();
 	check_new_name(NameStr(row.name));
-	leader_stream_require_free();
+	launcher_wake_at_end();
+	leader_stream_reserve(row.id);
+	own_table_lock_for_insert("stream");
 
 	if (row.own_publication)
 		row.publications = list_make1(own_publication_create(NameStr(row.name)));
@@ -210,7 +212,6 @@ fanout_create_stream(PG_FUNCTION_ARGS)
 	/* The hint must be on disk when the row commits, see hints.h. */
 	insert_row(&row);
 	hint_create(HINT_STREAM, MyDatabaseId, row.id, true);
-	launcher_wake_at_commit();
 	see_to_identities(&row);
 	PG_RETURN_VOID();
 }
@@ -268,7 +269,7 @@ end_decoder_at_commit(int32 id)
 	oldcontext = MemoryContextSwitchTo(TopTransactionContext);
 	dropped_streams = lappend_int(dropped_streams, id);
 	MemoryContextSwitchTo(oldcontext);
-	launcher_wake_at_commit();
+	launcher_wake_at_end();
 }
 
 char *

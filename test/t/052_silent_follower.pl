@@ -161,6 +161,24 @@ for my $what (sort keys %end)
 	ends('half a message', $pid, qr/FATAL:  terminating connection due to administrator command/, $offset);
 }
 
+# ---------- what a follower can't have ----------
+
+{
+	my $socket = start_stream('liar');
+	print $socket message('d', pack('aQ>4', 'S', ~0, ~0, ~0, ~0));
+	my $row = 'SELECT %s FROM fanout.followers WHERE follower = \'liar\'';
+	my $seen = $leader->safe_psql('postgres', sprintf $row, 'last_seen_at');
+	print $socket message('d', pack('aQ>4', 'S', ~0, ~0, ~0, ~0));
+	wait_until('the status', sub { $leader->safe_psql('postgres', sprintf $row, "last_seen_at > '$seen'") eq 't' });
+	is($leader->safe_psql('postgres', sprintf $row, q{applied_lsn <= pg_current_wal_insert_lsn() AND durable_lsn <= pg_current_wal_insert_lsn()
+			AND lag_transactions >= 0 AND staleness IS NULL}), 't', 'a follower has nothing that was not sent');
+	close $socket;
+	wait_until('it to be gone', sub { $leader->safe_psql('postgres', sprintf $row, 'sender_pid IS NULL') eq 't' });
+	is($leader->safe_psql('postgres', q{CREATE TABLE later (id int PRIMARY KEY); SELECT fanout.wait_for_followers(1, fanout.token(), '0')}), '0',
+		'... and does not count for what comes when it is gone');
+	$leader->safe_psql('postgres', q{DROP TABLE later; SELECT fanout.drop_follower('app', 'liar')});
+}
+
 # ---------- an error that can go out does, and the connection goes on ----------
 
 {

@@ -7,7 +7,7 @@ use Test::More;
 use Time::HiRes qw(sleep);
 
 my @names = qw(a b c);
-my $leader = new_server('leader', 'fanout.max_streams = 2', 'fanout.retry_interval = 500ms');
+my $leader = new_server('leader', 'fanout.max_streams = 3', 'fanout.retry_interval = 500ms');
 $leader->safe_psql('postgres', "CREATE EXTENSION pg_fanout;\n"
 	  . join('', map { "CREATE TABLE t_$_ (id int PRIMARY KEY); CREATE PUBLICATION p_$_ FOR TABLE t_$_;\n" } @names, 'd'));
 
@@ -46,8 +46,16 @@ sub launcher_is_calm
 	return;
 }
 
-# At once, since each is refused that finds no room.
+# They count when they are made, not when they are committed.
+my $four = 'BEGIN; ' . join(' ', map { "SELECT fanout.create_stream('$_', '{p_$_}');" } @names, 'd') . ' COMMIT';
+like(($leader->psql('postgres', $four))[2], qr/too many streams on this server/, 'too many in one transaction are refused');
+is($leader->safe_psql('postgres', 'SELECT count(*) FROM fanout.streams'), '0', '... all of them');
+wait_until('the records to be given back', sub { hints($leader, 'stream') == 0 });
+
 $leader->safe_psql('postgres', 'BEGIN; ' . join(' ', map { "SELECT fanout.create_stream('$_', '{p_$_}');" } @names) . ' COMMIT');
+streaming_are($leader, 'streams', 3);
+$leader->append_conf('postgresql.conf', 'fanout.max_streams = 2');
+$leader->restart;
 streaming_are($leader, 'streams', 2);
 my ($waits) = streams($leader, '<>', 'streams');
 launcher_is_calm($leader, 'stream');
