@@ -32,7 +32,7 @@ sub others_go_on
 	{
 		like($leader->safe_psql('postgres', 'SELECT last_error FROM fanout.streams'), qr/a row of table "public.\w+" can't be sent, followers copy the table again: /,
 			'... which says what it left out');
-		is($follower->safe_psql('postgres', "SELECT staleness IS NULL AND state <> 'streaming' FROM fanout.table_staleness WHERE relation = '$table'::regclass"), 't',
+		is($follower->safe_psql('postgres', "SELECT staleness IS NULL AND state <> 'streaming' FROM fanout.table_staleness WHERE relation IN ('$table'::regclass, to_regclass('${table}_1'))"), 't',
 			"... the staleness of $table is unknown");
 		my ($rc, $out, $err) = $follower->psql('postgres', "SET fanout.max_staleness = '1min'; SET fanout.stale_read_timeout = 0; SELECT count(*) FROM $table");
 		like($err, qr/table "$table" is being copied from the leader/, '... and a read with a bound fails');
@@ -52,7 +52,7 @@ all_equal('the row is gone', $leader, $follower);
 $leader->safe_psql('postgres', qq{
 	BEGIN;
 	INSERT INTO other VALUES (2); INSERT INTO big VALUES (4, '4');
-	SAVEPOINT a; INSERT INTO big VALUES (5, $too_large); INSERT INTO big VALUES (6, (SELECT v FROM big WHERE id = 5)); ROLLBACK TO a;
+	SAVEPOINT a; INSERT INTO big VALUES (5, $too_large); ROLLBACK TO a;
 	SAVEPOINT b; INSERT INTO big VALUES (7, $too_large); INSERT INTO big SELECT 8, v FROM big WHERE id = 7;
 	INSERT INTO parted SELECT 1, v FROM big WHERE id = 7; INSERT INTO big VALUES (9, '9'); INSERT INTO other VALUES (3);
 	COMMIT});
