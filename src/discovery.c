@@ -47,7 +47,7 @@
 typedef enum LookResult
 {
 	LOOKED,
-	NOT_LOOKED,					/* the worker has failed */
+	NOT_LOOKED,					/* the worker has failed, or somebody drops the database */
 	NO_WORKER
 } LookResult;
 
@@ -94,6 +94,8 @@ look_into(Oid dboid)
 	strlcpy(worker.bgw_function_name, "fanout_discovery_main", BGW_MAXLEN);
 	strlcpy(worker.bgw_type, "pg_fanout discovery", BGW_MAXLEN);
 	snprintf(worker.bgw_name, BGW_MAXLEN, "pg_fanout discovery of database %u", dboid);
+	if (database_is_reserved(dboid))
+		return NOT_LOOKED;
 	pg_atomic_write_u32(&Fanout->looked_into, InvalidOid);
 	if (!RegisterDynamicBackgroundWorker(&worker, &handle))
 		return NO_WORKER;

@@ -15,8 +15,9 @@
  * in its record; the launcher's own table only bridges the time between its
  * start and its first note there, and so may be lost with the launcher.
  *
- * There may be more hints than records: fanout.max_streams was lowered.  A hint too many waits until there is a record for it.  Its worker
- * is started all the same now and then: to remove the hint, if its stream is gone.
+ * There may be more hints than records: fanout.max_streams was lowered.  A hint too many
+ * waits until there is a record for it.  Its worker is started all the same now and then: to
+ * remove the hint, if its stream is gone.
  */
 #include "postgres.h"
 
