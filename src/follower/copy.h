@@ -139,8 +139,8 @@ extern void note_failed_statement(const FollowedRow *row, const char *statement,
 /* ---------- copy_check.c ---------- */
 
 /*
- * If the error is that rows of the leader violate a check constraint which it has: take the constraint
- * away until they are here.  Needs a transaction.
+ * If the error is that rows of the leader violate a check constraint which it has: take the
+ * constraint away until they are here.  Needs a transaction.
  */
 extern void set_check_aside(const FollowedRow *row, const PendingTable *table,
 							const ErrorData *error);

@@ -4,8 +4,8 @@
  *
  * They are older than a constraint that is NOT VALID, or than what a function of it says now.  To
  * be copied they need the constraint out of the way, since one that is not valid holds for new
- * rows, too.  So it is dropped here when the copy of a table fails by it, and comes back as NOT VALID
- * when all tables are in line (deferred_statement.c).  A constraint that is no longer on
+ * rows, too.  So it is dropped here when the copy of a table fails by it, and comes back as
+ * NOT VALID when all tables are in line (deferred_statement.c).  A constraint that is no longer on
  * the leader is left alone: rows are newer than the schema then, and the stream will drop it.
  */
 #include "postgres.h"

@@ -143,7 +143,8 @@ copy_from_queue(const FollowedRow *row, CopyQueue *queue)
 {
 	PGconn	   *conn = copy_session_join(row, queue->address, queue->snapshot_id);
 	char	   *snapshot = leader_query_value(conn, "SELECT pg_catalog.pg_current_snapshot()", 0, NULL);
-	HTAB	   *tables = pending_by_relid(read_pending(row, leader_tables(conn, NameStr(row->stream))));
+	List	   *pending = read_pending(row, leader_tables(conn, NameStr(row->stream)));
+	HTAB	   *tables = pending_by_relid(pending);
 	Oid			relid;
 
 	while (OidIsValid(relid = take_next(queue)))

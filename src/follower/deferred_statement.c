@@ -159,7 +159,7 @@ only_sets_parameters(const DeferredStatement *statement)
 		(IsA(statement->parsed, VariableSetStmt) || IsA(statement->parsed, SelectStmt));
 }
 
-/* The one command of an ALTER TABLE that adds or validates a foreign key or a check constraint; else NULL. */
+/* The command of an ALTER TABLE that adds or validates a foreign key or a check; else NULL. */
 static AlterTableCmd *
 constraint_command(const DeferredStatement *statement)
 {

@@ -250,7 +250,8 @@ is_of_rows(const ErrorData *error)
  * worker.  An error of a change may come from a table that is not in line with the
  * stream: the next worker copies such tables first.  An error of a copy may come from
  * a schema that is older than the rows: the next worker lets the stream bring what has
- * changed.  A row that can't be here keeps its table from being in line, and no other.  NULL: as before.
+ * changed.  A row that can't be here keeps its table from being in line, and no other.
+ * NULL: as before.
  */
 static NextTry
 after_error(const ErrorData *error)

@@ -22,8 +22,8 @@ follow($follower, $leader);
 # Somebody who needs as many locks as he may have.
 my $failed = 0;
 wait_until('the copy', sub {
-		$failed++ if !defined try_value($follower, 'BEGIN; ' . join('', map { "SELECT pg_advisory_xact_lock_shared($_);" } 1 .. 40) . 'COMMIT');
-		my $state = try_value($follower, 'SELECT state FROM fanout.staleness') // '';
+		$failed++ if !defined Fanout::try_value($follower, 'BEGIN; ' . join('', map { "SELECT pg_advisory_xact_lock_shared($_);" } 1 .. 40) . 'COMMIT');
+		my $state = Fanout::try_value($follower, 'SELECT state FROM fanout.staleness') // '';
 		return $state eq 'streaming' });
 is($failed, 0, 'others have their places');
 wait_for_copy($follower);
