@@ -55,6 +55,17 @@
 
 #include "executor/executor.h"
 
+/* 18 executes every query once. */
+#if PG_VERSION_NUM >= 180000
+#define FANOUT_EXECUTOR_RUN_PARAMETERS \
+	QueryDesc *query, ScanDirection direction, uint64 count
+#define FANOUT_EXECUTOR_RUN_ARGUMENTS query, direction, count
+#else
+#define FANOUT_EXECUTOR_RUN_PARAMETERS \
+	QueryDesc *query, ScanDirection direction, uint64 count, bool once
+#define FANOUT_EXECUTOR_RUN_ARGUMENTS query, direction, count, once
+#endif
+
 /* 16 tells summarizing indexes from others. */
 #if PG_VERSION_NUM >= 160000
 #define fanout_insert_index_entries(result, slot, estate) \

@@ -21,6 +21,7 @@
 
 #include "compat.h"
 #include "follower/history.h"
+#include "follower/read_running.h"
 #include "hints.h"
 #include "shmem.h"
 
@@ -50,6 +51,7 @@ shmem_request(void)
 	size = add_size(size, MAXALIGN(mul_size(sizeof(Registration), fanout_max_followers)));
 	size = add_size(size, MAXALIGN(mul_size(sizeof(FollowedStream), fanout_max_streams)));
 	size = add_size(size, MAXALIGN(history_shmem_size()));
+	size = add_size(size, MAXALIGN(read_running_shmem_size()));
 	RequestAddinShmemSpace(size);
 	RequestNamedLWLockTranche(FANOUT_TRANCHE, 3);
 }
@@ -166,6 +168,7 @@ shmem_startup(void)
 		init_arrays();
 	}
 	history_shmem_init();
+	read_running_shmem_init();
 	LWLockRelease(AddinShmemInitLock);
 
 	if (!found)
@@ -357,12 +360,15 @@ followed_stream_reset(FollowedStream *stream)
 	stream->held = false;
 	stream->received_lsn = InvalidXLogRecPtr;
 	stream->applied_lsn = InvalidXLogRecPtr;
+	stream->applied_xid = 0;
 	stream->durable_lsn = InvalidXLogRecPtr;
 	stream->leader_lsn = InvalidXLogRecPtr;
+	stream->leader_heard = false;
 	stream->leader_seq = 0;
 	stream->applied_seq = 0;
 	stream->applied_transactions = 0;
 	stream->last_applied_at = 0;
+	stream->generation++;
 	stream->fine_next = 0;
 	stream->coarse_next = 0;
 	stream->alone_until = InvalidXLogRecPtr;

@@ -180,6 +180,7 @@ typedef struct AsOf
 {
 	int64		boot_us;		/* fanout_boottime_us() when the question was sent */
 	uint64		xid;			/* last local transaction it needs */
+	XLogRecPtr	lsn;			/* such a snapshot shows all that committed up to there */
 } AsOf;
 
 /*
@@ -212,12 +213,17 @@ typedef struct FollowedStream
 
 	XLogRecPtr	received_lsn;
 	XLogRecPtr	applied_lsn;
+	uint64		applied_xid;	/* a snapshot that sees it finished shows all up to applied_lsn */
 	XLogRecPtr	durable_lsn;
+	bool		leader_heard;	/* leader_lsn and leader_seq came by the connection that stands now */
 	XLogRecPtr	leader_lsn;		/* end of the leader's WAL, as last heard */
 	uint64		leader_seq;		/* last transaction in the leader's log; 0: not heard yet */
 	uint64		applied_seq;	/* last one applied here; 0: not known */
 	uint64		applied_transactions;	/* since the server's start */
 	TimestampTz last_applied_at;
+
+	/* Raised when tables are emptied: what was said of snapshots taken before holds no more. */
+	uint64		generation;
 
 	/* Rings: fine[(fine_next - 1) % AS_OF_FINE] is the newest proof of all. */
 	uint64		fine_next;

@@ -281,7 +281,7 @@ apply_commit_group(void)
 	applier.in_group = false;
 	applier.applied_lsn = applier.last.end_lsn;
 	applier.applied_seq = applier.last.seq;
-	positions_applied(applier.stream, applier.applied_lsn, applier.applied_seq,
+	positions_applied(applier.stream, applier.applied_lsn, applier.local_xid, applier.applied_seq,
 					  applier.transactions);
 	report_changes();
 	if (applier.reread)

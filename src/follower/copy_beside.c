@@ -250,6 +250,8 @@ copy_beside(FollowedStream *stream, FollowedRow *row)
 		retry.failures = 0;
 		return true;
 	}
+	/* What it commits is not in line with the others: before that, nobody takes it for that. */
+	tables_settled(stream, 0);
 	retry.at = fanout_boottime_us() + retry_pause();
 	if (there || start_copier(row))
 		return true;

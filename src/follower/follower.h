@@ -347,10 +347,11 @@ extern void stream_before_copying(int32 followed_id);
 
 /* ---------- blocked.c ---------- */
 
-/* Does that process wait for a lock that this one has? */
+/* Does that process wait for a lock that this one has, or for one that waits for it? */
 extern bool waits_for_us(pid_t pid);
 
-/* Fail if the stream's worker does, or its copier: to wait for it would never end. */
+/* Does the stream's worker, or its copier: to wait for it would never end.  Fail if so. */
+extern bool is_in_the_way(FollowedStream *stream, bool of_copier);
 extern void check_not_in_the_way(FollowedStream *stream, bool of_copier);
 
 /* ---------- table_current.c ---------- */
@@ -388,11 +389,15 @@ extern void sequence_set(const SequenceValue *sequence);
 /* Setters for the worker; each broadcasts "changed". */
 extern void positions_received(FollowedStream *stream, XLogRecPtr received, XLogRecPtr leader_lsn,
 							   uint64 leader_seq);
-extern void positions_applied(FollowedStream *stream, XLogRecPtr applied, uint64 seq,
+extern void positions_leader_end(FollowedStream *stream, XLogRecPtr lsn);
+/* The process of the leader that sends from now on, 0: none; what the last one said is old. */
+extern void positions_sender(FollowedStream *stream, pid_t sender_pid);
+/* A snapshot that sees local transaction xid finished shows all up to applied. */
+extern void positions_applied(FollowedStream *stream, XLogRecPtr applied, uint64 xid, uint64 seq,
 							  uint64 transactions);
 extern void positions_durable(FollowedStream *stream, XLogRecPtr durable);
 extern void positions_state(FollowedStream *stream, FollowState state);
-extern void positions_as_of(FollowedStream *stream, int64 boot_us, uint64 xid);
+extern void positions_as_of(FollowedStream *stream, int64 boot_us, uint64 xid, XLogRecPtr lsn);
 /* The leader's history is another one: this is where it is known to be. */
 extern void positions_rewind(FollowedStream *stream, XLogRecPtr lsn);
 extern void positions_reset(FollowedStream *stream, FollowState state);
@@ -405,6 +410,7 @@ typedef struct PositionsCopy
 				applied_lsn,
 				durable_lsn,
 				leader_lsn;
+	bool		leader_heard;	/* leader_lsn and leader_seq are of the connection that stands */
 	uint64		leader_seq,
 				applied_seq,
 				applied_transactions;
@@ -412,15 +418,32 @@ typedef struct PositionsCopy
 } PositionsCopy;
 extern void positions_read(FollowedStream *stream, PositionsCopy *copy);
 
+/* WAL of the leader that is not applied; false: unknown, since the leader is not heard. */
+extern bool positions_lag(const PositionsCopy *positions, uint64 *bytes);
+
 /*
  * Age in microseconds of the snapshot (NULL: of what a new snapshot would see):
- * an upper bound of its staleness.  -1: unknown.
+ * an upper bound of its staleness.  False: unknown.
  */
 struct SnapshotData;
-extern int64 positions_staleness(FollowedStream *stream, struct SnapshotData *snapshot);
+extern bool positions_staleness(FollowedStream *stream, struct SnapshotData *snapshot,
+								int64 *staleness);
 
-/* The same as a moment of fanout_boottime_us(); -1: unknown. */
-extern int64 positions_proven_boot(FollowedStream *stream, struct SnapshotData *snapshot);
+/* Does it show for sure what the leader had acknowledged by boot_us (fanout_boottime_us())? */
+extern bool positions_proven_since(FollowedStream *stream, struct SnapshotData *snapshot,
+								   int64 boot_us);
+
+/* Where positions_show() found a position; all zero at first. */
+typedef struct PositionFound
+{
+	bool		known;
+	uint64		generation;		/* of the stream's record */
+	uint64		xid;			/* whoever sees it finished sees all up to that position */
+} PositionFound;
+
+/* Does it show for sure all that had committed on the leader up to lsn?  Asked again, it is cheap. */
+extern bool positions_show(FollowedStream *stream, struct SnapshotData *snapshot, XLogRecPtr lsn,
+						   PositionFound *found);
 
 /* Does the snapshot (NULL: a new one) see that local transaction as finished? */
 extern bool snapshot_sees_finished(struct SnapshotData *snapshot, uint64 full_xid);

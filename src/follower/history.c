@@ -29,7 +29,7 @@ PG_FUNCTION_INFO_V1(fanout_history_state);
 #define HISTORY_SECONDS		3600
 #define SAMPLES_PER_SECOND	(1000 / HISTORY_TICK_MS)
 
-/* An unknown staleness is worse than any other. */
+/* What is unknown is worse than any other. */
 #define UNKNOWN		PG_INT64_MAX
 
 typedef struct Summary
@@ -147,12 +147,14 @@ take_sample(int index)
 	Samples    *sample = &samples[index];
 	PositionsCopy positions;
 	FollowedStream *stream = &FollowedStreams[index];
-	int64		staleness = tables_are_settled(stream) ? positions_staleness(stream, NULL) : -1;
+	int64		staleness;
+	uint64		lag;
+	bool		known = tables_are_settled(stream) &&
+		positions_staleness(stream, NULL, &staleness);
 
 	positions_read(stream, &positions);
-	sample->staleness_us[sample->count] = staleness < 0 ? UNKNOWN : staleness;
-	sample->lag_bytes[sample->count] = positions.leader_lsn > positions.applied_lsn ?
-		positions.leader_lsn - positions.applied_lsn : 0;
+	sample->staleness_us[sample->count] = known ? staleness : UNKNOWN;
+	sample->lag_bytes[sample->count] = positions_lag(&positions, &lag) ? lag : UNKNOWN;
 	if (++sample->count == SAMPLES_PER_SECOND)
 	{
 		write_row(index, sample);
@@ -187,6 +189,13 @@ interval_from_us(int64 us, bool *isnull)
 	return IntervalPGetDatum(interval);
 }
 
+static Datum
+bytes_datum(int64 bytes, bool *isnull)
+{
+	*isnull = bytes == UNKNOWN;
+	return Int64GetDatum(bytes);
+}
+
 #define HISTORY_COLUMNS	8
 
 static void
@@ -200,9 +209,9 @@ put_row(ReturnSetInfo *rsinfo, const NameData *stream, const HistoryRow *row)
 	values[2] = interval_from_us(row->staleness_us.p50, &nulls[2]);
 	values[3] = interval_from_us(row->staleness_us.p95, &nulls[3]);
 	values[4] = interval_from_us(row->staleness_us.max, &nulls[4]);
-	values[5] = Int64GetDatum(row->lag_bytes.p50);
-	values[6] = Int64GetDatum(row->lag_bytes.p95);
-	values[7] = Int64GetDatum(row->lag_bytes.max);
+	values[5] = bytes_datum(row->lag_bytes.p50, &nulls[5]);
+	values[6] = bytes_datum(row->lag_bytes.p95, &nulls[6]);
+	values[7] = bytes_datum(row->lag_bytes.max, &nulls[7]);
 	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 }
 

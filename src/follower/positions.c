@@ -11,6 +11,12 @@
  * finished.  The worker commits its transactions one after the other, so a
  * snapshot that sees one sees all before it, and the newest proof whose xid the
  * snapshot sees gives the snapshot's staleness.
+ *
+ * There may be no such proof.  Unknown is no number: whoever asks gets false for it, and
+ * compares nothing.
+ *
+ * A position (a token's) is held against a snapshot likewise: a transaction after which all
+ * up to there was applied must be finished for it.
  */
 #include "postgres.h"
 
@@ -30,16 +36,38 @@ positions_received(FollowedStream *stream, XLogRecPtr received, XLogRecPtr leade
 	stream->received_lsn = Max(stream->received_lsn, received);
 	stream->leader_lsn = Max(stream->leader_lsn, leader_lsn);
 	stream->leader_seq = leader_seq;
+	stream->leader_heard = true;
 	SpinLockRelease(&stream->mutex);
 }
 
 void
-positions_applied(FollowedStream *stream, XLogRecPtr applied, uint64 seq, uint64 transactions)
+positions_leader_end(FollowedStream *stream, XLogRecPtr lsn)
+{
+	SpinLockAcquire(&stream->mutex);
+	stream->leader_lsn = Max(stream->leader_lsn, lsn);
+	SpinLockRelease(&stream->mutex);
+}
+
+void
+positions_sender(FollowedStream *stream, pid_t sender_pid)
+{
+	SpinLockAcquire(&stream->mutex);
+	stream->sender_pid = sender_pid;
+	if (sender_pid != 0)
+		stream->former_sender_pid = sender_pid;
+	stream->leader_heard = false;
+	SpinLockRelease(&stream->mutex);
+}
+
+void
+positions_applied(FollowedStream *stream, XLogRecPtr applied, uint64 xid, uint64 seq,
+				  uint64 transactions)
 {
 	TimestampTz now = transactions > 0 ? GetCurrentTimestamp() : 0;
 
 	SpinLockAcquire(&stream->mutex);
 	stream->applied_lsn = applied;
+	stream->applied_xid = xid;
 	stream->received_lsn = Max(stream->received_lsn, applied);
 	stream->leader_lsn = Max(stream->leader_lsn, applied);
 	stream->applied_seq = seq;
@@ -73,9 +101,9 @@ positions_state(FollowedStream *stream, FollowState state)
  * place: every snapshot that the old one served, the new one serves better.
  */
 void
-positions_as_of(FollowedStream *stream, int64 boot_us, uint64 xid)
+positions_as_of(FollowedStream *stream, int64 boot_us, uint64 xid, XLogRecPtr lsn)
 {
-	AsOf		proof = {.boot_us = boot_us,.xid = xid};
+	AsOf		proof = {.boot_us = boot_us,.xid = xid,.lsn = lsn};
 	AsOf	   *newest;
 
 	SpinLockAcquire(&stream->mutex);
@@ -106,20 +134,26 @@ positions_rewind(FollowedStream *stream, XLogRecPtr lsn)
 	SpinLockRelease(&stream->mutex);
 }
 
-/* Tables are about to be emptied: nothing that was said of them holds. */
+/*
+ * Tables are about to be emptied: nothing that was said of them holds, nor of snapshots that
+ * are there.
+ */
 void
 positions_reset(FollowedStream *stream, FollowState state)
 {
 	SpinLockAcquire(&stream->mutex);
 	stream->state = state;
 	stream->applied_lsn = InvalidXLogRecPtr;
+	stream->applied_xid = 0;
 	stream->applied_seq = 0;
+	stream->leader_heard = false;
+	stream->generation++;
 	stream->fine_next = 0;
 	stream->coarse_next = 0;
 	stream->alone_until = InvalidXLogRecPtr;
 	stream->failed_after = InvalidXLogRecPtr;
 	SpinLockRelease(&stream->mutex);
-	ConditionVariableBroadcast(&stream->changed);
+	tables_settled(stream, 0);
 }
 
 /* ---------- readers ---------- */
@@ -132,6 +166,7 @@ positions_read(FollowedStream *stream, PositionsCopy *copy)
 	copy->received_lsn = stream->received_lsn;
 	copy->applied_lsn = stream->applied_lsn;
 	copy->durable_lsn = stream->durable_lsn;
+	copy->leader_heard = stream->leader_heard;
 	copy->leader_lsn = stream->leader_lsn;
 	copy->leader_seq = stream->leader_seq;
 	copy->applied_seq = stream->applied_seq;
@@ -172,33 +207,75 @@ read_proof(FollowedStream *stream, bool fine, uint64 count, AsOf *proof)
 }
 
 /*
- * Newest first; nearly always the first one fits.  Proofs that are added meanwhile
- * make it look at some twice, which does no harm.
+ * The newest proof that the snapshot (NULL: a new one) has; false: none.  Newest first;
+ * nearly always the first one fits.  Proofs that are added meanwhile make it look at some
+ * twice, which does no harm.
  */
-int64
-positions_proven_boot(FollowedStream *stream, Snapshot snapshot)
+static bool
+proof_of(FollowedStream *stream, Snapshot snapshot, AsOf *proof)
+{
+	for (uint64 i = 0; read_proof(stream, true, i, proof); i++)
+	{
+		if (snapshot_sees_finished(snapshot, proof->xid))
+			return true;
+	}
+	for (uint64 i = 0; read_proof(stream, false, i, proof); i++)
+	{
+		if (snapshot_sees_finished(snapshot, proof->xid))
+			return true;
+	}
+	return false;
+}
+
+bool
+positions_proven_since(FollowedStream *stream, Snapshot snapshot, int64 boot_us)
 {
 	AsOf		proof;
 
-	for (uint64 i = 0; read_proof(stream, true, i, &proof); i++)
-	{
-		if (snapshot_sees_finished(snapshot, proof.xid))
-			return proof.boot_us;
-	}
-	for (uint64 i = 0; read_proof(stream, false, i, &proof); i++)
-	{
-		if (snapshot_sees_finished(snapshot, proof.xid))
-			return proof.boot_us;
-	}
-	return -1;
+	return proof_of(stream, snapshot, &proof) && proof.boot_us >= boot_us;
 }
 
-int64
-positions_staleness(FollowedStream *stream, Snapshot snapshot)
+bool
+positions_staleness(FollowedStream *stream, Snapshot snapshot, int64 *staleness)
 {
-	int64		boot_us = positions_proven_boot(stream, snapshot);
+	AsOf		proof;
 
-	return boot_us < 0 ? -1 : fanout_boottime_us() - boot_us;
+	if (!proof_of(stream, snapshot, &proof))
+		return false;
+	*staleness = fanout_boottime_us() - proof.boot_us;
+	return true;
+}
+
+bool
+positions_lag(const PositionsCopy *positions, uint64 *bytes)
+{
+	if (!positions->leader_heard || XLogRecPtrIsInvalid(positions->applied_lsn))
+		return false;
+	*bytes = positions->leader_lsn > positions->applied_lsn ?
+		positions->leader_lsn - positions->applied_lsn : 0;
+	return true;
+}
+
+bool
+positions_show(FollowedStream *stream, Snapshot snapshot, XLogRecPtr lsn, PositionFound *found)
+{
+	AsOf		proof;
+
+	SpinLockAcquire(&stream->mutex);
+	if (found->generation != stream->generation)
+		found->known = false;
+	if (!found->known && stream->applied_lsn >= lsn)
+	{
+		found->known = true;
+		found->generation = stream->generation;
+		found->xid = stream->applied_xid;
+	}
+	SpinLockRelease(&stream->mutex);
+
+	/* It may have been applied before it was looked for. */
+	return found->known &&
+		(snapshot_sees_finished(snapshot, found->xid) ||
+		 (proof_of(stream, snapshot, &proof) && proof.lsn >= lsn));
 }
 
 const char *

@@ -20,14 +20,12 @@
  * again (table_current.c) such a statement must not read it, however fresh the stream is.
  *
  * How fresh: as new as the leader was max_staleness before the statement began
- * (in REPEATABLE READ with 0: before the transaction began).  That is decided
- * by the proofs in the stream's record (positions.c), with regard to the
- * snapshot.  A token is different: a position can't be held against a snapshot, so it
- * counts as seen only by snapshots taken after the session found it applied.
+ * (in REPEATABLE READ with 0: before the transaction began), and with all that the token covers.
+ * Both is decided by what the stream's record says (positions.c), with regard to the snapshot.
+
  */
 #include "postgres.h"
 
-#include "access/parallel.h"
 #include "access/xact.h"
 #include "catalog/namespace.h"
 #include "commands/copy.h"
@@ -38,34 +36,35 @@
 #include "tcop/utility.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
+#include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
+#include "compat.h"
 #include "follower/follower.h"
+#include "follower/read_planning.h"
+#include "follower/read_running.h"
+#include "follower/read_tables.h"
 #include "follower/wait.h"
 
 static int	max_staleness = -1; /* ms */
 static int	stale_read_timeout = 1000;	/* ms */
 static char *read_after = NULL;
 
-/* The session found read_after applied: snapshots taken from now on show it. */
-static bool read_after_seen = false;
+/* Where the session found read_after applied: List in TopMemoryContext. */
+typedef struct FoundToken
+{
+	FollowedStream *stream;
+	PositionFound found;
+} FoundToken;
+
+static List *found_tokens = NIL;
 
 /* When the running REPEATABLE READ transaction's BEGIN came; 0: no explicit BEGIN. */
 static int64 xact_begin_boot = 0;
 
-/*
- * Bounded queries that are being executed, and when each began: for queries
- * inside them that read with their snapshot.  It is alive as long as the query, so its
- * address tells it.  The list lives in TopTransactionContext.
- */
-typedef struct RunningQuery
-{
-	QueryDesc  *query;
-	int64		began_boot;
-	int			nest_level;		/* of the subtransaction that began it */
-} RunningQuery;
-
-static List *running_queries = NIL;
+/* The same of the transaction that follows this one by AND CHAIN, if it ends so; 0: none. */
+static int64 chain_begin_boot = 0;
+static XactEvent chain_event;
 
 /*
  * While EXECUTE runs: the snapshot that its portal holds on to for the sake of the
@@ -74,6 +73,7 @@ static List *running_queries = NIL;
 static Snapshot execute_hold_snapshot = NULL;
 
 static ExecutorStart_hook_type prev_executor_start = NULL;
+static ExecutorRun_hook_type prev_executor_run = NULL;
 static ExecutorEnd_hook_type prev_executor_end = NULL;
 static ProcessUtility_hook_type prev_process_utility = NULL;
 
@@ -83,15 +83,8 @@ token_given(void)
 	return read_after != NULL && read_after[0] != '\0';
 }
 
-static inline bool
-token_wanted(void)
-{
-	return token_given() && !read_after_seen;
-}
-
-/* A token that was seen may not be seen in a table that is copied again. */
-static inline bool
-bounded(void)
+bool
+read_is_bounded(void)
 {
 	return (max_staleness >= 0 || token_given()) && follows_anything();
 }
@@ -108,12 +101,13 @@ read_deadline(void)
 static void
 stale_read(FollowedStream *stream, Snapshot snapshot, bool inherits)
 {
-	int64		staleness = positions_staleness(stream, snapshot);
+	int64		staleness;
+	bool		known = positions_staleness(stream, snapshot, &staleness);
 
 	ereport(ERROR,
 			(errcode(FANOUT_ERRCODE_STALE_READ),
 			 errmsg("the follower is too stale for this statement"),
-			 staleness < 0 ?
+			 !known ?
 			 errdetail("The staleness of stream \"%s\" is unknown; \"fanout.max_staleness\" is %d ms.",
 					   NameStr(stream->stream), max_staleness) :
 			 errdetail("The staleness of stream \"%s\" is %.3f ms; \"fanout.max_staleness\" is %d ms.",
@@ -125,11 +119,12 @@ stale_read(FollowedStream *stream, Snapshot snapshot, bool inherits)
 }
 
 static void
-token_not_applied(void)
+token_not_shown(bool inherits)
 {
 	ereport(ERROR,
 			(errcode(FANOUT_ERRCODE_STALE_READ),
 			 errmsg("the follower has not applied the token in \"fanout.read_after\""),
+			 inherits ? errdetail("The snapshot that the statement must read with does not show it.") : 0,
 			 IsolationUsesXactSnapshot() ?
 			 errhint("In REPEATABLE READ and SERIALIZABLE the token must be set before BEGIN.") : 0));
 }
@@ -143,125 +138,62 @@ table_behind(Oid relid)
 			 errdetail("How stale it is, is unknown until then.")));
 }
 
-/* Its stream has no record: no worker was started since the server was. */
-static void
-nothing_known(Oid relid)
-{
-	ereport(ERROR,
-			(errcode(FANOUT_ERRCODE_STALE_READ),
-			 errmsg("the follower is too stale for this statement"),
-			 errdetail("Nothing is known about the stream of table \"%s\".", get_rel_name(relid)),
-			 RecoveryInProgress() ?
-			 errhint("This server is a standby of the follower: read there, or reset \"fanout.max_staleness\" and \"fanout.read_after\".") : 0));
-}
-
-/* ---------- which tables of which streams a statement reads ---------- */
-
-typedef struct ReadTable
-{
-	Oid			relid;
-	FollowedStream *stream;
-} ReadTable;
-
-static List *
-add_table(List *tables, Oid relid)
-{
-	int32		id = guard_followed_id(relid);
-	ReadTable  *table;
-
-	if (id == 0)
-		return tables;
-	table = palloc(sizeof(ReadTable));
-	table->relid = relid;
-	table->stream = followed_stream_find(MyDatabaseId, id);
-	if (table->stream == NULL)
-		nothing_known(relid);
-	return lappend(tables, table);
-}
-
-static List *
-tables_read(PlannedStmt *stmt)
-{
-	List	   *tables = NIL;
-	ListCell   *lc;
-
-	foreach(lc, stmt->rtable)
-	{
-		RangeTblEntry *rte = lfirst_node(RangeTblEntry, lc);
-
-		if (rte->rtekind == RTE_RELATION)
-			tables = add_table(tables, rte->relid);
-	}
-	return tables;
-}
-
-static List *
-streams_of(List *tables)
-{
-	List	   *streams = NIL;
-	ListCell   *lc;
-
-	foreach(lc, tables)
-		streams = list_append_unique_ptr(streams, ((ReadTable *) lfirst(lc))->stream);
-	return streams;
-}
-
 /* ---------- checking and waiting ---------- */
 
-/* Up to when a statement that began then must see the leader's commits; -1: no bound. */
+static int64
+bound_from(int64 boot_us)
+{
+	return boot_us - (int64) Max(max_staleness, 0) * 1000;
+}
+
+/* Up to when a statement that began then must see the leader's commits, if there is a bound. */
 static int64
 required_boot(int64 began_boot)
 {
-	if (max_staleness < 0)
-		return -1;
 	if (max_staleness == 0 && IsolationUsesXactSnapshot() && xact_begin_boot > 0)
 		return xact_begin_boot;
-	return began_boot - (int64) max_staleness * 1000;
+	return bound_from(began_boot);
 }
 
-/* When did the query that this snapshot was taken for begin?  Now, when it is not known. */
-static int64
-snapshot_began(Snapshot snapshot)
+static PositionFound *
+found_in(FollowedStream *stream)
 {
+	MemoryContext oldcontext;
+	FoundToken *token;
 	ListCell   *lc;
 
-	foreach(lc, running_queries)
+	foreach(lc, found_tokens)
 	{
-		RunningQuery *running = lfirst(lc);
-
-		if (running->query->snapshot == snapshot)
-			return running->began_boot;
+		token = lfirst(lc);
+		if (token->stream == stream)
+			return &token->found;
 	}
-	return fanout_boottime_us();
-}
-
-static void
-remember_query(QueryDesc *query, int64 began_boot)
-{
-	MemoryContext oldcontext = MemoryContextSwitchTo(TopTransactionContext);
-	RunningQuery *running = palloc(sizeof(RunningQuery));
-
-	running->query = query;
-	running->began_boot = began_boot;
-	running->nest_level = GetCurrentTransactionNestLevel();
-	running_queries = lcons(running, running_queries);
+	oldcontext = MemoryContextSwitchTo(TopMemoryContext);
+	token = palloc0(sizeof(FoundToken));
+	token->stream = stream;
+	found_tokens = lappend(found_tokens, token);
 	MemoryContextSwitchTo(oldcontext);
+	return &token->found;
 }
 
-static void
-forget_query(QueryDesc *query)
+/* Does the snapshot show what read_after covers, if anything? */
+static bool
+shows_token(Snapshot snapshot)
 {
+	Token		token;
 	ListCell   *lc;
 
-	foreach(lc, running_queries)
+	if (!token_given())
+		return true;
+	token = token_parse_or_fail(read_after);
+	foreach(lc, token_streams(&token, NULL))
 	{
-		RunningQuery *running = lfirst(lc);
+		FollowedStream *stream = lfirst(lc);
 
-		if (running->query != query)
-			continue;
-		running_queries = foreach_delete_current(running_queries, lc);
-		pfree(running);
+		if (!positions_show(stream, snapshot, token.lsn, found_in(stream)))
+			return false;
 	}
+	return true;
 }
 
 /* The first of the streams that the snapshot does not show as of boot_us; NULL: none. */
@@ -274,26 +206,10 @@ first_stale(List *streams, Snapshot snapshot, int64 boot_us)
 		return NULL;
 	foreach(lc, streams)
 	{
-		if (positions_proven_boot(lfirst(lc), snapshot) < boot_us)
+		if (!positions_proven_since(lfirst(lc), snapshot, boot_us))
 			return lfirst(lc);
 	}
 	return NULL;
-}
-
-/* The first of the tables that the snapshot does not show in line with its stream; InvalidOid: none. */
-static Oid
-first_behind(List *tables, Snapshot snapshot)
-{
-	ListCell   *lc;
-
-	foreach(lc, tables)
-	{
-		ReadTable  *table = lfirst(lc);
-
-		if (!table_is_current(table->stream, table->relid, snapshot))
-			return table->relid;
-	}
-	return InvalidOid;
 }
 
 /*
@@ -306,11 +222,11 @@ wait_for_bounds(List *streams, int64 boot_us, bool behind)
 	TimestampTz deadline = read_deadline();
 	ListCell   *lc;
 
-	if (token_wanted())
+	if (token_given())
 	{
 		Token		token = token_parse_or_fail(read_after);
 
-		read_after_seen = wait_applied(token_streams(&token, NULL), token.lsn, deadline);
+		(void) wait_applied(token_streams(&token, NULL), token.lsn, deadline);
 	}
 	foreach(lc, streams)
 	{
@@ -346,12 +262,14 @@ replace_snapshot(QueryDesc *query)
 static void
 check_snapshot(List *tables, Snapshot snapshot, int64 boot_us, bool inherits)
 {
-	FollowedStream *stale = first_stale(streams_of(tables), snapshot, boot_us);
+	FollowedStream *stale = first_stale(read_streams(tables), snapshot, boot_us);
 	Oid			behind;
 
+	if (!shows_token(snapshot))
+		token_not_shown(inherits);
 	if (stale != NULL)
 		stale_read(stale, snapshot, inherits);
-	behind = first_behind(tables, snapshot);
+	behind = read_first_behind(tables, snapshot);
 	if (OidIsValid(behind))
 		table_behind(behind);
 }
@@ -359,9 +277,8 @@ check_snapshot(List *tables, Snapshot snapshot, int64 boot_us, bool inherits)
 static void
 bound_query(QueryDesc *query)
 {
-	List	   *tables = tables_read(query->plannedstmt);
-	List	   *streams = streams_of(tables);
-	bool		check_token = token_wanted();
+	List	   *tables = read_tables(query->plannedstmt);
+	List	   *streams = read_streams(tables);
 	bool		inherits = !may_replace(query);
 	bool		behind;
 	int64		began_boot;
@@ -369,29 +286,32 @@ bound_query(QueryDesc *query)
 
 	if (tables == NIL)
 		return;
-	began_boot = inherits ? snapshot_began(query->snapshot) : fanout_boottime_us();
+	began_boot = inherits ? running_began(query->snapshot) : fanout_boottime_us();
 	boot_us = required_boot(began_boot);
-	behind = OidIsValid(first_behind(tables, query->snapshot));
+	behind = OidIsValid(read_first_behind(tables, query->snapshot));
 
 	if (!inherits &&
-		(check_token || behind || first_stale(streams, query->snapshot, boot_us) != NULL))
+		(behind || !shows_token(query->snapshot) ||
+		 first_stale(streams, query->snapshot, boot_us) != NULL))
 	{
 		wait_for_bounds(streams, boot_us, behind);
 		replace_snapshot(query);
-		check_token = token_wanted();
 	}
-	if (check_token)
-		token_not_applied();
 	check_snapshot(tables, query->snapshot, boot_us, inherits);
-	remember_query(query, began_boot);
+	running_remember(query, began_boot);
 }
 
 static void
 bound_executor_start(QueryDesc *query, int eflags)
 {
-	if (bounded() && (eflags & EXEC_FLAG_EXPLAIN_ONLY) == 0 && !IsParallelWorker() &&
-		query->snapshot != InvalidSnapshot)
-		bound_query(query);
+	if (read_is_bounded() && (eflags & EXEC_FLAG_EXPLAIN_ONLY) == 0 &&
+		query->snapshot != InvalidSnapshot && !is_of_planner(query->snapshot))
+	{
+		if (running_is_of_leader(query))
+			running_join(query);
+		else
+			bound_query(query);
+	}
 
 	if (prev_executor_start)
 		prev_executor_start(query, eflags);
@@ -400,10 +320,40 @@ bound_executor_start(QueryDesc *query, int eflags)
 }
 
 static void
+run(FANOUT_EXECUTOR_RUN_PARAMETERS)
+{
+	if (prev_executor_run)
+		prev_executor_run(FANOUT_EXECUTOR_RUN_ARGUMENTS);
+	else
+		standard_ExecutorRun(FANOUT_EXECUTOR_RUN_ARGUMENTS);
+}
+
+static void
+bound_executor_run(FANOUT_EXECUTOR_RUN_PARAMETERS)
+{
+	int64		before;
+
+	if (!query->plannedstmt->parallelModeNeeded || !read_is_bounded())
+	{
+		run(FANOUT_EXECUTOR_RUN_ARGUMENTS);
+		return;
+	}
+	before = running_publish(query);
+	PG_TRY();
+	{
+		run(FANOUT_EXECUTOR_RUN_ARGUMENTS);
+	}
+	PG_FINALLY();
+	{
+		running_put_back(before);
+	}
+	PG_END_TRY();
+}
+
+static void
 bound_executor_end(QueryDesc *query)
 {
-	if (running_queries != NIL)
-		forget_query(query);
+	running_forget(query);
 
 	if (prev_executor_end)
 		prev_executor_end(query);
@@ -435,7 +385,7 @@ static void
 bound_copy(CopyStmt *stmt)
 {
 	Oid			relid = RangeVarGetRelid(stmt->relation, NoLock, true);
-	List	   *tables = OidIsValid(relid) ? add_table(NIL, relid) : NIL;
+	List	   *tables = OidIsValid(relid) ? read_tables_add(NIL, relid) : NIL;
 	int64		boot_us;
 
 	if (tables == NIL || !ActiveSnapshotSet())
@@ -443,13 +393,35 @@ bound_copy(CopyStmt *stmt)
 	boot_us = required_boot(fanout_boottime_us());
 	if (!IsolationUsesXactSnapshot())
 	{
-		wait_for_bounds(streams_of(tables), boot_us,
-						OidIsValid(first_behind(tables, GetActiveSnapshot())));
+		wait_for_bounds(read_streams(tables), boot_us,
+						OidIsValid(read_first_behind(tables, GetActiveSnapshot())));
 		replace_utility_snapshot();
 	}
-	if (token_wanted())
-		token_not_applied();
 	check_snapshot(tables, GetActiveSnapshot(), boot_us, false);
+}
+
+/*
+ * AND CHAIN: a transaction of the same isolation level begins when this one has ended, before
+ * anybody could wait for it.  So wait now; that this one ends well must not depend on it.
+ */
+static void
+bound_chain(const TransactionStmt *stmt)
+{
+	Token		token;
+	int64		boot_us;
+
+	chain_begin_boot = 0;
+	if ((stmt->kind != TRANS_STMT_COMMIT && stmt->kind != TRANS_STMT_ROLLBACK) || !stmt->chain ||
+		!IsolationUsesXactSnapshot())
+		return;
+	chain_begin_boot = fanout_boottime_us();
+	boot_us = bound_from(chain_begin_boot);
+	chain_event = stmt->kind == TRANS_STMT_COMMIT ? XACT_EVENT_COMMIT : XACT_EVENT_ABORT;
+	if (token_given())
+		token = token_parse_or_fail(read_after);
+	if (read_is_bounded())
+		wait_quietly(followed_streams_here(NULL), token_given() ? &token : NULL,
+					 max_staleness >= 0 ? &boot_us : NULL, read_deadline());
 }
 
 /* BEGIN, or SET TRANSACTION before the first statement: wait while it helps. */
@@ -459,9 +431,8 @@ bound_begin(void)
 	if (!IsolationUsesXactSnapshot() || FirstSnapshotSet)
 		return;
 	xact_begin_boot = fanout_boottime_us();
-	if (bounded())
-		wait_for_bounds(followed_streams_here(NULL),
-						xact_begin_boot - (int64) Max(max_staleness, 0) * 1000, false);
+	if (read_is_bounded())
+		wait_for_bounds(followed_streams_here(NULL), bound_from(xact_begin_boot), false);
 }
 
 static bool
@@ -485,19 +456,28 @@ bound_process_utility(PlannedStmt *pstmt, const char *query_string, bool read_on
 		prev_process_utility ? prev_process_utility : standard_ProcessUtility;
 	Node	   *stmt = pstmt->utilityStmt;
 	bool		begins = begins_transaction(stmt);
+	bool		aborted = IsAbortedTransactionBlockState();
 	Snapshot	outer_hold_snapshot = execute_hold_snapshot;
 
 	if (IsA(stmt, CopyStmt) && !((CopyStmt *) stmt)->is_from &&
-		((CopyStmt *) stmt)->relation != NULL && bounded())
+		((CopyStmt *) stmt)->relation != NULL && read_is_bounded())
 		bound_copy((CopyStmt *) stmt);
 	if (IsA(stmt, ExecuteStmt) && ActivePortal != NULL)
 		execute_hold_snapshot = ActivePortal->holdSnapshot;
+	if (IsA(stmt, TransactionStmt))
+		bound_chain((TransactionStmt *) stmt);
 
 	next(pstmt, query_string, read_only_tree, context, params, query_env, dest, qc);
 
 	execute_hold_snapshot = outer_hold_snapshot;
 	if (begins)
 		bound_begin();
+	/* That transaction's end was told when it failed. */
+	if (aborted && chain_begin_boot > 0)
+	{
+		xact_begin_boot = chain_begin_boot;
+		chain_begin_boot = 0;
+	}
 }
 
 static void
@@ -505,30 +485,20 @@ bound_xact_callback(XactEvent event, void *arg)
 {
 	if (event != XACT_EVENT_COMMIT && event != XACT_EVENT_ABORT && event != XACT_EVENT_PREPARE)
 		return;
-	xact_begin_boot = 0;
-	running_queries = NIL;
+	xact_begin_boot = event == chain_event ? chain_begin_boot : 0;
+	chain_begin_boot = 0;
+	running_forget_all();
 	execute_hold_snapshot = NULL;
 }
 
-/* Queries that fail have no end: what the subtransaction began is gone. */
 static void
 bound_subxact_callback(SubXactEvent event, SubTransactionId subid,
 					   SubTransactionId parent, void *arg)
 {
-	ListCell   *lc;
-
 	if (event != SUBXACT_EVENT_ABORT_SUB)
 		return;
 	execute_hold_snapshot = NULL;
-	foreach(lc, running_queries)
-	{
-		RunningQuery *running = lfirst(lc);
-
-		if (running->nest_level < GetCurrentTransactionNestLevel())
-			continue;
-		running_queries = foreach_delete_current(running_queries, lc);
-		pfree(running);
-	}
+	running_forget_sub();
 }
 
 /* ---------- parameters ---------- */
@@ -547,7 +517,8 @@ check_read_after(char **newval, void **extra, GucSource source)
 static void
 assign_read_after(const char *newval, void *extra)
 {
-	read_after_seen = false;
+	list_free_deep(found_tokens);
+	found_tokens = NIL;
 }
 
 void
@@ -571,10 +542,13 @@ read_bound_init(void)
 
 	prev_executor_start = ExecutorStart_hook;
 	ExecutorStart_hook = bound_executor_start;
+	prev_executor_run = ExecutorRun_hook;
+	ExecutorRun_hook = bound_executor_run;
 	prev_executor_end = ExecutorEnd_hook;
 	ExecutorEnd_hook = bound_executor_end;
 	prev_process_utility = ProcessUtility_hook;
 	ProcessUtility_hook = bound_process_utility;
+	read_planning_init();
 	RegisterXactCallback(bound_xact_callback, NULL);
 	RegisterSubXactCallback(bound_subxact_callback, NULL);
 }

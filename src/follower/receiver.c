@@ -85,10 +85,7 @@ note_leader(Receiver *receiver, const char *era)
 {
 	MemoryContext oldcontext = CurrentMemoryContext;
 
-	SpinLockAcquire(&receiver->stream->mutex);
-	receiver->stream->sender_pid = PQbackendPID(receiver->conn);
-	receiver->stream->former_sender_pid = receiver->stream->sender_pid;
-	SpinLockRelease(&receiver->stream->mutex);
+	positions_sender(receiver->stream, PQbackendPID(receiver->conn));
 	if (strcmp(era, receiver->row->era) == 0)
 		return;
 	/* How far beyond our transactions the leader's WAL went is not known of this life of it. */
@@ -214,7 +211,7 @@ report_status(Receiver *receiver, int64 now)
 static void
 prove(Receiver *receiver, XLogRecPtr applied)
 {
-	int64		newest = -1;
+	const Question *newest = NULL;
 
 	while (receiver->proven < receiver->asked)
 	{
@@ -222,11 +219,11 @@ prove(Receiver *receiver, XLogRecPtr applied)
 
 		if (XLogRecPtrIsInvalid(question->wal_end) || question->wal_end > applied)
 			break;
-		newest = question->asked_at;
+		newest = question;
 		receiver->proven++;
 	}
-	if (newest >= 0)
-		positions_as_of(receiver->stream, newest, apply_last_local_xid());
+	if (newest != NULL)
+		positions_as_of(receiver->stream, newest->asked_at, apply_last_local_xid(), applied);
 }
 
 /* Nothing is half applied: what the leader's progress says is true here, too. */
@@ -241,7 +238,7 @@ note_applied(Receiver *receiver)
 	apply_received(receiver->progress.decoded_lsn);
 	positions_read(receiver->stream, &positions);
 	if (applied > positions.applied_lsn || seq > positions.applied_seq)
-		positions_applied(receiver->stream, applied, seq, 0);
+		positions_applied(receiver->stream, applied, apply_last_local_xid(), seq, 0);
 	prove(receiver, applied);
 	hold_reached(receiver->stream, applied);
 
@@ -327,6 +324,7 @@ receive_answer(Receiver *receiver, const char *data, Size len)
 	AnswerMessage answer;
 
 	message_get_answer(data, len, &answer);
+	positions_leader_end(receiver->stream, answer.wal_end);
 	/* It answers all questions before it as well: they were asked earlier. */
 	for (uint64 n = receiver->proven + 1; n <= Min(answer.question, receiver->asked); n++)
 	{
@@ -516,9 +514,7 @@ receive_and_apply(FollowedStream *stream, const FollowedRow *row)
 	receive_loop(receiver);
 	FreeWaitEventSet(receiver->events);
 
-	SpinLockAcquire(&stream->mutex);
-	stream->sender_pid = 0;
-	SpinLockRelease(&stream->mutex);
+	positions_sender(stream, 0);
 	leader_disconnect(receiver->conn);
 	MemoryContextSwitchTo(oldcontext);
 	MemoryContextDelete(context);

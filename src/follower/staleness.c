@@ -35,12 +35,14 @@ query_snapshot(void)
 	return ActiveSnapshotSet() ? GetActiveSnapshot() : NULL;
 }
 
-static int64
-staleness_of_all_tables(FollowedStream *stream)
+/* False: unknown. */
+static bool
+staleness_of_all_tables(FollowedStream *stream, int64 *staleness)
 {
 	Snapshot	snapshot = query_snapshot();
 
-	return tables_are_current(stream, snapshot) ? positions_staleness(stream, snapshot) : -1;
+	return tables_are_current(stream, snapshot) &&
+		positions_staleness(stream, snapshot, staleness);
 }
 
 static Datum
@@ -52,24 +54,27 @@ interval_datum(int64 us)
 	return IntervalPGetDatum(interval);
 }
 
-static int64
-lag_bytes(const PositionsCopy *positions)
+static void
+put_staleness(Datum *value, bool *isnull, bool known, int64 staleness)
 {
-	return positions->leader_lsn > positions->applied_lsn ?
-		positions->leader_lsn - positions->applied_lsn : 0;
+	*isnull = !known;
+	if (known)
+		*value = interval_datum(staleness);
 }
 
-static int64
-lag_transactions(const PositionsCopy *positions)
+/* In bytes, and in transactions behind that. */
+static void
+put_lag(Datum *values, bool *nulls, const PositionsCopy *positions)
 {
-	return positions->leader_seq > positions->applied_seq ?
-		positions->leader_seq - positions->applied_seq : 0;
-}
+	uint64		bytes;
 
-static bool
-lag_transactions_known(const PositionsCopy *positions)
-{
-	return positions->leader_seq > 0 && positions->applied_seq > 0;
+	nulls[0] = !positions_lag(positions, &bytes);
+	nulls[1] = nulls[0] || positions->leader_seq == 0 || positions->applied_seq == 0;
+	if (!nulls[0])
+		values[0] = Int64GetDatum(bytes);
+	if (!nulls[1])
+		values[1] = Int64GetDatum(positions->leader_seq > positions->applied_seq ?
+								  positions->leader_seq - positions->applied_seq : 0);
 }
 
 /* Followed streams of this database, List of FollowedRow. */
@@ -126,7 +131,8 @@ put_positions(FollowedStream *stream, Datum *values, bool *nulls)
 	PositionsCopy positions;
 	/* The clock is read first: whatever comes in between makes as_of older, never newer. */
 	TimestampTz now = GetCurrentTimestamp();
-	int64		staleness = staleness_of_all_tables(stream);
+	int64		staleness = 0;
+	bool		known = staleness_of_all_tables(stream, &staleness);
 	char	   *error = palloc(FANOUT_ERROR_LEN);
 	TimestampTz error_at;
 
@@ -137,16 +143,13 @@ put_positions(FollowedStream *stream, Datum *values, bool *nulls)
 	SpinLockRelease(&stream->mutex);
 
 	values[3] = CStringGetTextDatum(follow_state_name(positions.state));
-	values[4] = interval_datum(staleness);
+	put_staleness(&values[4], &nulls[4], known, staleness);
 	values[5] = TimestampTzGetDatum(now - staleness);
-	nulls[4] = nulls[5] = staleness < 0;
+	nulls[5] = !known;
 	put_lsn(values, nulls, 6, positions.applied_lsn);
 	put_lsn(values, nulls, 7, positions.received_lsn);
 	put_lsn(values, nulls, 8, positions.leader_lsn);
-	values[9] = Int64GetDatum(lag_bytes(&positions));
-	values[10] = Int64GetDatum(lag_transactions(&positions));
-	nulls[9] = XLogRecPtrIsInvalid(positions.leader_lsn);
-	nulls[10] = !lag_transactions_known(&positions);
+	put_lag(&values[9], &nulls[9], &positions);
 	values[11] = Int64GetDatum(positions.applied_transactions);
 	values[12] = TimestampTzGetDatum(positions.last_applied_at);
 	nulls[12] = positions.last_applied_at == 0;
@@ -224,15 +227,12 @@ fanout_lag(PG_FUNCTION_ARGS)
 	if (stream != NULL)
 	{
 		PositionsCopy positions;
-		int64		staleness = staleness_of_all_tables(stream);
+		int64		staleness;
+		bool		known = staleness_of_all_tables(stream, &staleness);
 
 		positions_read(stream, &positions);
-		values[0] = Int64GetDatum(lag_bytes(&positions));
-		values[1] = Int64GetDatum(lag_transactions(&positions));
-		values[2] = interval_datum(staleness);
-		nulls[0] = XLogRecPtrIsInvalid(positions.leader_lsn);
-		nulls[1] = !lag_transactions_known(&positions);
-		nulls[2] = staleness < 0;
+		put_lag(values, nulls, &positions);
+		put_staleness(&values[2], &nulls[2], known, staleness);
 	}
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls)));
 }
@@ -246,8 +246,7 @@ fanout_stream_staleness(PG_FUNCTION_ARGS)
 
 	fanout_require_preload();
 	stream = followed_stream_find(MyDatabaseId, PG_GETARG_INT32(0));
-	staleness = stream == NULL ? -1 : positions_staleness(stream, query_snapshot());
-	if (staleness < 0)
+	if (stream == NULL || !positions_staleness(stream, query_snapshot(), &staleness))
 		PG_RETURN_NULL();
 	PG_RETURN_DATUM(interval_datum(staleness));
 }

@@ -5,8 +5,9 @@
  *
  * All waits sleep on the condition variable "changed" of the stream's record, which
  * the worker broadcasts after each commit, each new proof of freshness and
- * each change of state.  A stream that is dropped meanwhile fails the wait.
- * Waits hold no lock and may be cancelled; nothing is left behind.
+ * each change of state.  A stream that is dropped meanwhile fails the wait, and so does one that
+ * itself waits for a lock of this transaction's (blocked.c).
+ * Waits take no lock and may be cancelled; nothing is left behind.
  */
 #include "postgres.h"
 
@@ -22,6 +23,9 @@
 #include "follower/wait.h"
 
 PG_FUNCTION_INFO_V1(fanout_wait_for);
+
+/* How often a wait looks whether it can end at all. */
+#define LOOK_MS		100
 
 /* Does the token speak of this stream? */
 static bool
@@ -97,50 +101,59 @@ token_streams(const Token *token, const char *stream_name)
 	return streams;
 }
 
-/* Is the position reached?  Fails when the stream is no longer followed. */
-typedef bool (*WaitCondition) (FollowedStream *stream, uint64 target);
+/* What is waited for. */
+typedef union WaitTarget
+{
+	XLogRecPtr	lsn;
+	int64		boot_us;
+} WaitTarget;
+
+typedef bool (*WaitCondition) (FollowedStream *stream, WaitTarget target);
 
 static bool
-applied_reached(FollowedStream *stream, uint64 target)
+applied_reached(FollowedStream *stream, WaitTarget target)
 {
 	bool		reached;
 
 	SpinLockAcquire(&stream->mutex);
-	reached = stream->applied_lsn >= target;
+	reached = stream->applied_lsn >= target.lsn;
 	SpinLockRelease(&stream->mutex);
 	return reached;
 }
 
 static bool
-proof_reached(FollowedStream *stream, uint64 target)
+proof_reached(FollowedStream *stream, WaitTarget target)
 {
-	int64		newest = -1;
-
-	SpinLockAcquire(&stream->mutex);
-	if (stream->fine_next > 0)
-		newest = stream->fine[(stream->fine_next - 1) % AS_OF_FINE].boot_us;
-	SpinLockRelease(&stream->mutex);
-	return newest >= (int64) target;
+	return positions_proven_since(stream, NULL, target.boot_us);
 }
 
 static bool
-is_settled(FollowedStream *stream, uint64 target)
+is_settled(FollowedStream *stream, WaitTarget target)
 {
 	return tables_are_settled(stream);
+}
+
+static bool
+is_still_followed(FollowedStream *stream)
+{
+	return stream->in_use && stream->dboid == MyDatabaseId;
 }
 
 static void
 check_still_followed(FollowedStream *stream)
 {
-	if (!stream->in_use || stream->dboid != MyDatabaseId)
+	if (!is_still_followed(stream))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("this database stopped following the stream")));
 }
 
+/* quietly: where it can't end well it ends, and nothing fails but for a cancel. */
 static bool
-wait_until(FollowedStream *stream, WaitCondition condition, uint64 target, TimestampTz deadline)
+wait_until(FollowedStream *stream, WaitCondition condition, WaitTarget target,
+		   TimestampTz deadline, bool quietly)
 {
+	bool		of_copier = condition == is_settled;
 	bool		reached;
 
 	ConditionVariablePrepareToSleep(&stream->changed);
@@ -148,10 +161,13 @@ wait_until(FollowedStream *stream, WaitCondition condition, uint64 target, Times
 	{
 		long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), deadline);
 
+		if (quietly && (!is_still_followed(stream) || is_in_the_way(stream, of_copier)))
+			break;
 		check_still_followed(stream);
 		if (left <= 0)
 			break;
-		ConditionVariableTimedSleep(&stream->changed, Min(left, 1000), PG_WAIT_EXTENSION);
+		check_not_in_the_way(stream, of_copier);
+		ConditionVariableTimedSleep(&stream->changed, Min(left, LOOK_MS), PG_WAIT_EXTENSION);
 	}
 	ConditionVariableCancelSleep();
 	return reached;
@@ -160,38 +176,71 @@ wait_until(FollowedStream *stream, WaitCondition condition, uint64 target, Times
 bool
 wait_applied(List *streams, XLogRecPtr lsn, TimestampTz deadline)
 {
+	WaitTarget	target = {.lsn = lsn};
 	ListCell   *lc;
 
 	foreach(lc, streams)
 	{
-		if (!wait_until(lfirst(lc), applied_reached, lsn, deadline))
+		if (!wait_until(lfirst(lc), applied_reached, target, deadline, false))
 			return false;
 	}
 	return true;
 }
 
-bool
-wait_fresh(FollowedStream *stream, int64 boot_us, TimestampTz deadline)
+/* The next heartbeat may be long away: have the worker ask at once. */
+static void
+ask_now(FollowedStream *stream)
 {
 	int			procno;
 
-	if (proof_reached(stream, boot_us))
-		return true;
-
-	/* The next heartbeat may be long away: have the worker ask at once. */
 	pg_atomic_write_u32(&stream->ask_now, 1);
 	SpinLockAcquire(&stream->mutex);
 	procno = stream->worker.procno;
 	SpinLockRelease(&stream->mutex);
 	fanout_wake(procno);
+}
 
-	return wait_until(stream, proof_reached, boot_us, deadline);
+bool
+wait_fresh(FollowedStream *stream, int64 boot_us, TimestampTz deadline)
+{
+	WaitTarget	target = {.boot_us = boot_us};
+
+	if (proof_reached(stream, target))
+		return true;
+	ask_now(stream);
+	return wait_until(stream, proof_reached, target, deadline, false);
+}
+
+void
+wait_quietly(List *streams, const Token *token, const int64 *boot_us, TimestampTz deadline)
+{
+	ListCell   *lc;
+
+	foreach(lc, streams)
+	{
+		FollowedStream *stream = lfirst(lc);
+		WaitTarget	target;
+
+		if (token != NULL && token_matches(token, stream))
+		{
+			target.lsn = token->lsn;
+			(void) wait_until(stream, applied_reached, target, deadline, true);
+		}
+		if (boot_us == NULL)
+			continue;
+		target.boot_us = *boot_us;
+		if (!proof_reached(stream, target))
+			ask_now(stream);
+		(void) wait_until(stream, proof_reached, target, deadline, true);
+	}
 }
 
 bool
 wait_settled(FollowedStream *stream, TimestampTz deadline)
 {
-	return wait_until(stream, is_settled, 0, deadline);
+	WaitTarget	none = {0};
+
+	return wait_until(stream, is_settled, none, deadline, false);
 }
 
 /*
@@ -221,7 +270,7 @@ wait_all_settled(List *streams, TimestampTz deadline)
 	{
 		FollowedStream *stream = lfirst(lc);
 
-		if (!is_settled(stream, 0) && !all_tables_current(stream) &&
+		if (!tables_are_settled(stream) && !all_tables_current(stream) &&
 			!wait_settled(stream, deadline))
 			return false;
 	}

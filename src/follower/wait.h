@@ -35,6 +35,13 @@ extern bool wait_applied(List *streams, XLogRecPtr lsn, TimestampTz deadline);
  */
 extern bool wait_fresh(FollowedStream *stream, int64 boot_us, TimestampTz deadline);
 
+/*
+ * The same of all the streams, where they are such that the token speaks of (NULL: none), and
+ * *boot_us (NULL: any will do): without an error, also where it can't come to that.
+ */
+extern void wait_quietly(List *streams, const Token *token, const int64 *boot_us,
+						 TimestampTz deadline);
+
 /* Wait until all its tables are in line with the stream, or the deadline. */
 extern bool wait_settled(FollowedStream *stream, TimestampTz deadline);
 

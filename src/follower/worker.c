@@ -47,8 +47,8 @@ worker_gone(int code, Datum arg)
 	SpinLockAcquire(&my_stream->mutex);
 	if (my_stream->state != FOLLOW_FAILED && my_stream->state != FOLLOW_LOST)
 		my_stream->state = FOLLOW_STARTING;
-	my_stream->sender_pid = 0;
 	SpinLockRelease(&my_stream->mutex);
+	positions_sender(my_stream, 0);
 	worker_info_stopped(&my_stream->mutex, &my_stream->worker);
 }
 
@@ -178,7 +178,7 @@ note_start(FollowedStream *stream, XLogRecPtr applied)
 	PositionsCopy positions;
 
 	positions_read(stream, &positions);
-	positions_applied(stream, Max(applied, positions.applied_lsn),
+	positions_applied(stream, Max(applied, positions.applied_lsn), apply_last_local_xid(),
 					  applied <= positions.applied_lsn ? positions.applied_seq : 0, 0);
 }
 

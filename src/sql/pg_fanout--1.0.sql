@@ -452,7 +452,7 @@ COMMENT ON FUNCTION fanout.history_state() IS 'the rows of fanout.staleness_hist
 
 CREATE VIEW fanout.staleness_history AS SELECT * FROM fanout.history_state();
 COMMENT ON VIEW fanout.staleness_history IS
-    'staleness and lag of the last hour, one row a second; a staleness that was unknown is NULL';
+    'staleness and lag of the last hour, one row a second; what was unknown is NULL';
 
 CREATE FUNCTION fanout.staleness_chart(stream name, width integer DEFAULT 60)
 RETURNS SETOF text LANGUAGE plpgsql VOLATILE

@@ -18,16 +18,23 @@ $leader->safe_psql('postgres', q{
 	CREATE FUNCTION read_stable() RETURNS int LANGUAGE plpgsql STABLE AS $$ BEGIN RETURN (SELECT v FROM t WHERE id = 1); END $$;
 	CREATE FUNCTION read_loop() RETURNS int LANGUAGE plpgsql AS $$
 		DECLARE r record; BEGIN FOR r IN SELECT v FROM t WHERE id = 1 LOOP RETURN r.v; END LOOP; END $$;
+	CREATE FUNCTION read_parallel(int) RETURNS int LANGUAGE plpgsql STABLE PARALLEL SAFE AS $$ BEGIN RETURN (SELECT v FROM t WHERE id = 1); END $$;
+	CREATE FUNCTION read_immutable() RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN RETURN (SELECT v FROM t WHERE id = 1); END $$;
+	CREATE PROCEDURE read_after_commit(INOUT r int) LANGUAGE plpgsql AS $$ BEGIN
+		PERFORM 1; COMMIT; r := (SELECT v FROM t WHERE id = 1); ROLLBACK; END $$;
 	ALTER TABLE big REPLICA IDENTITY FULL});
 my $follower = new_follower('follower', 'max_parallel_workers = 4');
 follow($follower, $leader);
 wait_for_copy($follower);
 $follower->safe_psql('postgres', q{
 	CREATE TABLE local (v int); INSERT INTO local VALUES (-1);
+	CREATE TABLE many (v int); INSERT INTO many SELECT 1 FROM generate_series(1, 10000);
 	ANALYZE});
 
 my $parallel = 'simple SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0;'
   . ' SET min_parallel_table_scan_size = 0; SET max_parallel_workers_per_gather = 2; SET force_parallel_mode = regress';
+# Functions run in the workers only.
+my $workers = $parallel =~ s/; SET force_parallel_mode = regress/; SET parallel_leader_participation = off/r;
 my @begin = ('simple BEGIN ISOLATION LEVEL READ COMMITTED', 'simple SELECT v FROM local');
 my $read = 'SELECT v FROM t WHERE id = 1';
 
@@ -53,6 +60,12 @@ my @forms = (
 	[ 'SQL function', 'simple SELECT read_sql()' ],
 	[ 'loop in a function', 'simple SELECT read_loop()' ],
 	[ 'stable function in a reading statement', 'simple SELECT read_stable() FROM t WHERE id = 1' ],
+	[ 'stable function in a condition', 'simple SELECT v FROM t WHERE id = 1 AND v >= read_stable()' ],
+	[ 'stable function in a condition, prepared', 'prepare SELECT v FROM t WHERE id = 1 AND v >= read_stable()', 'execute' ],
+	[ 'stable function in a parallel worker', $workers, 'simple SELECT max(read_parallel(v)) FROM big' ],
+	[ 'procedure that commits', 'simple CALL read_after_commit(NULL)' ],
+	[ 'UPDATE FROM', 'simple UPDATE local SET v = greatest(local.v, t.v) FROM t WHERE id = 1; SELECT max(v) FROM local' ],
+	[ 'EXPLAIN ANALYZE EXECUTE', "simple PREPARE p AS $read", 'simple EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF) EXECUTE p' ],
 	[ 'cursor', @begin, "simple DECLARE c CURSOR FOR $read; FETCH c" ],
 	[ 'holdable cursor', "simple DECLARE c CURSOR WITH HOLD FOR $read; FETCH c" ],
 	[ 'parallel', $parallel, 'simple SELECT max(v) FROM big' ],
@@ -70,11 +83,17 @@ my @forms = (
 	[ 'START TRANSACTION', "simple START TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY; $read" ],
 	[ 'SET TRANSACTION', 'simple BEGIN', "simple SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; $read" ],
 	[ 'default isolation', 'simple SET default_transaction_isolation = serializable', "simple BEGIN; $read" ],
+	[ 'COMMIT AND CHAIN', 'simple BEGIN ISOLATION LEVEL REPEATABLE READ', 'simple SELECT 1', 'simple COMMIT AND CHAIN', "simple $read" ],
+	[ 'ROLLBACK AND CHAIN', 'simple BEGIN ISOLATION LEVEL SERIALIZABLE', 'simple SELECT 1', 'simple ROLLBACK AND CHAIN', "simple $read" ],
+	[ 'ROLLBACK AND CHAIN after an error', 'simple BEGIN ISOLATION LEVEL REPEATABLE READ', 'simple SELECT 1/0', 'simple ROLLBACK AND CHAIN', "simple $read" ],
+	[ 'COMMIT AND CHAIN in one message', "simple BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1; COMMIT AND CHAIN; $read" ],
 	[ 'two reads in REPEATABLE READ', "simple BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1; SELECT count(*) FROM t; $read" ]);
 
 # Forms that may run without waiting, and can't.
 my @hopeless = (
 	[ 'stable function alone', 'simple SELECT read_stable()' ],
+	[ 'stable function alone, in a parallel worker', $workers, 'simple SELECT max(read_parallel(v)) FROM many' ],
+	[ 'immutable function, which the planner runs', 'simple SELECT count(*) FROM local WHERE v >= read_immutable()' ],
 	[ 'REPEATABLE READ without BEGIN', 'simple SET default_transaction_isolation = \'repeatable read\'', "simple $read" ],
 	[ 'REPEATABLE READ, begun before', 'simple SET fanout.max_staleness = -1',
 		'simple BEGIN ISOLATION LEVEL REPEATABLE READ', 'simple SELECT 1', 'bound', "simple $read" ]);
@@ -84,6 +103,7 @@ my @untouched = (
 	'simple SELECT 1', 'extended SELECT 1', 'simple SELECT v FROM local', 'simple COPY local TO STDOUT',
 	'simple COPY (SELECT v FROM local) TO STDOUT', 'simple INSERT INTO local VALUES (1)', 'simple CREATE TEMP TABLE x AS SELECT 1',
 	'simple SELECT count(*) FROM pg_class', "simple EXPLAIN $read", 'simple SELECT state FROM fanout.staleness',
+	'simple EXPLAIN SELECT v FROM t WHERE v >= read_stable()', 'simple EXPLAIN SELECT v FROM local WHERE v >= read_stable()',
 	'simple BEGIN', 'simple COMMIT', 'simple SHOW fanout.max_staleness', 'simple VACUUM local');
 
 my $value = 0;
@@ -144,7 +164,7 @@ sub expect_value
 		catch_up();
 		$harness->finish;
 		my @last = split /\t/, (split /\n/, $$out)[-1];
-		$last[1] = $value if $name eq 'EXPLAIN ANALYZE' && $last[0] eq 'EXPLAIN';
+		$last[1] = $value if $name =~ /^EXPLAIN ANALYZE/ && $last[0] eq 'EXPLAIN';
 		is($last[1], $value, "$what: $name shows the newest value") or diag($$out, $$err);
 	}
 	return;
@@ -152,7 +172,7 @@ sub expect_value
 
 my $token = fall_behind();
 expect_failure('strong', 'SET fanout.max_staleness = 0', @forms, @hopeless);
-expect_failure('read_after', "SET fanout.read_after = '$token'", @forms);
+expect_failure('read_after', "SET fanout.read_after = '$token'", @forms, grep { $_->[0] !~ /READ/ } @hopeless);
 $follower->safe_psql('postgres', 'SELECT pg_sleep(1.1)');
 expect_failure('1 s', "SET fanout.max_staleness = '1s'", @forms, @hopeless);
 is((session($follower, "simple SET fanout.max_staleness = '1h'", "simple $read"))[-1][1], 0,
