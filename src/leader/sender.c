@@ -42,6 +42,7 @@
 #include "libpq/pqformat.h"
 #include "miscadmin.h"
 #include "pgstat.h"
+#include "storage/condition_variable.h"
 #include "storage/fd.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
@@ -305,7 +306,7 @@ put_frames(Sender *sender, const LogView *view)
 	note_sent(sender, lsn);
 }
 
-/* Unless the follower has heard of this progress. */
+/* Unless the follower has heard of this progress, and does not wait to hear anything. */
 static void
 put_progress(Sender *sender, const LogView *view)
 {
@@ -314,8 +315,9 @@ put_progress(Sender *sender, const LogView *view)
 		.seq = view->end.seq
 	};
 
-	if (view->decoded_lsn <= sender->progress_lsn)
+	if (view->decoded_lsn <= sender->progress_lsn && !sender->progress_again)
 		return;
+	sender->progress_again = false;
 	progress.wal_end = GetXLogInsertEndRecPtr();
 	message_put_progress(&sender->out, &progress);
 	put_message(sender);
@@ -332,6 +334,7 @@ put_more(Sender *sender, const LogView *view)
 {
 	if (pq_is_send_pending())
 		return;
+	sender_look_upstream(sender);
 	if (sender->answer_due)
 		put_answer(sender);
 	put_frames(sender, view);
@@ -453,7 +456,8 @@ sender_sleep(Sender *sender, const LogView *view)
 
 	if (pq_is_send_pending())
 		events |= WL_SOCKET_WRITEABLE;
-	if ((events & WL_SOCKET_WRITEABLE) != 0 || may_sleep(sender, view))
+	if ((events & WL_SOCKET_WRITEABLE) != 0 ||
+		(may_sleep(sender, view) && sender_sleep_upstream(sender)))
 	{
 		ModifyWaitEvent(FeBeWaitSet, FeBeWaitSetSocketPos, events, NULL);
 		sender->may_have_input = wait_for_events();
@@ -461,6 +465,7 @@ sender_sleep(Sender *sender, const LogView *view)
 	}
 	else
 		go_on(sender);
+	ConditionVariableCancelSleep();
 	pg_atomic_write_u32(&sender->registration->sender_asleep, 0);
 }
 

@@ -32,6 +32,8 @@ typedef struct Sender
 	AnswerMessage answer;
 	int64		questions_came[SENDER_QUESTIONS];	/* fanout_boottime_us(), by number */
 	uint64		newest_question;
+	uint64		answered;		/* the newest one that has been */
+	bool		progress_again; /* tell it although there is none */
 	bool		may_have_input; /* bytes of the follower may have arrived */
 	uint32		turns;			/* of the loop without a sleep */
 	bool		done;			/* the follower sent CopyDone */
@@ -50,8 +52,20 @@ pg_noreturn extern void sender_connection_lost(const Sender *sender);
 /* sender_input.c: handle whatever the follower has sent. */
 extern void sender_receive(Sender *sender);
 
+/* ---------- sender_answer.c ---------- */
+
+/* A question has come. */
+extern void sender_question(Sender *sender, uint64 number);
+
 /* When did the question of that number come?  0: not known, or there was none. */
 extern int64 sender_question_came(const Sender *sender, uint64 question);
+
+/* Does one wait for what this database follows itself?  Look whether it still has to. */
+extern bool sender_has_question(const Sender *sender);
+extern void sender_look_upstream(Sender *sender);
+
+/* Before a sleep: have it end when such a question can be answered; false: it can be now. */
+extern bool sender_sleep_upstream(Sender *sender);
 
 /* ---------- sender_entry.c: the sender's follower in the registry ---------- */
 

@@ -2,10 +2,7 @@
  * sender_input.c
  *		What a follower sends to its sender: questions, status, the end.
  *
- * Everything that has arrived is handled before the sender goes on.  A question is
- * answered with the end of the WAL as it is when the question is read; the answer goes
- * out when the output buffer is empty next (sender.c), and only the newest question
- * gets one.  A question also has the decoder flush and decode up to there.
+ * Everything that has arrived is handled before the sender goes on.
  *
  * A message is collected byte by byte as it comes, without ever waiting for the rest:
  * there are only a few of them in a second, and they are short.
@@ -29,53 +26,20 @@
 /* Of a message of the protocol: its type, and its length, which counts itself. */
 #define HEADER_SIZE		(1 + sizeof(uint32))
 
-/* Numbers rise by one; a follower that skips some is not believed those between. */
-static void
-note_question(Sender *sender, uint64 number)
-{
-	if (number <= sender->newest_question)
-		return;
-	if (number != sender->newest_question + 1)
-		memset(sender->questions_came, 0, sizeof(sender->questions_came));
-	sender->newest_question = number;
-	sender->questions_came[number % SENDER_QUESTIONS] = fanout_boottime_us();
-}
-
-int64
-sender_question_came(const Sender *sender, uint64 question)
-{
-	if (question == 0 || question > sender->newest_question ||
-		sender->newest_question - question >= SENDER_QUESTIONS)
-		return 0;
-	return sender->questions_came[question % SENDER_QUESTIONS];
-}
-
-/* Only the newest question is answered, when the output buffer is empty next. */
-static void
-receive_question(Sender *sender, const char *data, Size len)
-{
-	QuestionMessage question;
-
-	message_get_question(data, len, &question);
-	note_question(sender, question.question);
-	sender->answer.question = question.question;
-	sender->answer.wal_end = GetXLogInsertEndRecPtr();
-	sender->answer_due = true;
-	commit_hook_request(sender->stream, sender->answer.wal_end);
-}
-
 static void
 receive_data(Sender *sender)
 {
 	char		kind = pq_getmsgbyte(&sender->in);
 	const char *data = sender->in.data + sender->in.cursor;
 	Size		len = sender->in.len - sender->in.cursor;
+	QuestionMessage question;
 	StatusMessage status;
 
 	switch (kind)
 	{
 		case MSG_QUESTION:
-			receive_question(sender, data, len);
+			message_get_question(data, len, &question);
+			sender_question(sender, question.question);
 			break;
 		case MSG_STATUS:
 			message_get_status(data, len, &status);
