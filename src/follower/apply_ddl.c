@@ -403,6 +403,7 @@ update_followed_tables(void)
 	own_tables_begin(&state);
 	rows = change_followed_tables("DELETE FROM fanout.followed_table t"
 								  " WHERE t.followed_id = $1 AND t.relid = ANY ($2)"
+								  " AND t.state <> 'm'"
 								  " AND NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = t.relid)",
 								  relids);
 	rows += change_followed_tables("UPDATE fanout.followed_table t"

@@ -47,6 +47,7 @@ typedef struct PendingChange
 	SubTransactionId subid;		/* a rollback of it undoes this */
 	bool		restart;		/* end the worker instead of asking it */
 	bool		copy;			/* tables are to be copied again */
+	bool		missing;		/* tables are missing */
 	FollowedRow *unregister;	/* tell the leader that this follower is gone */
 	bool		stopped;		/* ... and keep workers from their work until the end */
 } PendingChange;
@@ -89,6 +90,8 @@ notify_worker(const PendingChange *change)
 	pg_atomic_write_u32(&stream->reread, 1);
 	if (change->copy)
 		positions_state(stream, FOLLOW_COPYING);
+	if (change->missing)
+		tables_settled(stream, 0);
 	SpinLockAcquire(&stream->mutex);
 	pid = stream->worker.pid;
 	procno = stream->worker.procno;
@@ -297,6 +300,12 @@ add_pending(int32 id)
 	pending = lappend(pending, change);
 	MemoryContextSwitchTo(oldcontext);
 	return change;
+}
+
+void
+control_tables_missing(int32 followed_id)
+{
+	add_pending(followed_id)->missing = true;
 }
 
 /* ---------- functions ---------- */

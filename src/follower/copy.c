@@ -149,8 +149,8 @@ step_schema(FollowedRow *row, CopySession *session)
 
 /*
  * A new copy into a schema that is there; where that came from means nothing from here on.
- * A table that was made since comes with the stream, unless that names publications: then
- * it has joined them.
+ * Tables that are not here are made: the stream begins after they were.  One of a stream of all
+ * tables that may have been made or altered since would come with that, too.
  */
 static void
 step_restart(FollowedRow *row, CopySession *session)
@@ -162,8 +162,12 @@ step_restart(FollowedRow *row, CopySession *session)
 	followed_execute("UPDATE fanout.followed_stream SET schema_snapshot = NULL, schema_until = NULL"
 					 " WHERE id = $1", row->id);
 	set_start(row, session);
-	if (!session->all_tables)
-		row->joining = missing;
+	if (missing != NIL && session->all_tables && !same_tables(session->listed_before, session->tables))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("tables of stream \"%s\" changed while the copy began",
+						NameStr(row->stream))));
+	row->joining = missing;
 	join_tables(row, session);
 	row->joining = NIL;
 	end_step();

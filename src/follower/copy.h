@@ -40,6 +40,7 @@ typedef struct CopySession
 	char	   *snapshot;		/* pg_current_snapshot(): the filter */
 	char	   *snapshot_id;	/* exported */
 	List	   *tables;			/* of CopyTable, the largest first */
+	List	   *listed_before;	/* the same before start_lsn, if the copy begins anew */
 	bool		all_tables;		/* the stream names no publications */
 	bool		ddl;			/* it has schema changes */
 } CopySession;

@@ -225,6 +225,8 @@ copy_session_begin(const FollowedRow *row)
 	session->conn = leader_connect(row->conninfo, NameStr(row->follower));
 	session->era = leader_era(session->conn, NameStr(row->stream));
 	ask_about_stream(session->conn, row, &session->all_tables, &session->ddl);
+	if (XLogRecPtrIsInvalid(row->start_lsn))
+		session->listed_before = leader_tables(session->conn, NameStr(row->stream));
 	session->start_lsn = register_here(session->conn, row);
 	wait_for_all_writers(session, row);
 	for (int i = 0; i < MAX_TRIES; i++)

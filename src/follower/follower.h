@@ -106,6 +106,7 @@ typedef struct FollowedTable
 #define TABLE_BEHIND	'b'		/* copied beside the stream; changes that came meanwhile are missing */
 #define TABLE_AHEAD		'a'		/* ... are there; the copy has more, up to filter_until */
 #define TABLE_COPIED	'c'		/* copied, or never needed a copy */
+#define TABLE_MISSING	'm'		/* not here any more, and not by the stream's doing */
 
 /* All tables of a followed stream, List of FollowedTable in the current context. */
 extern List *followed_tables(int32 followed_id);
@@ -380,6 +381,20 @@ extern bool tables_are_settled(FollowedStream *stream);
 extern bool tables_replayed(int32 followed_id, List *relids);
 extern void tables_in_line(int32 followed_id);
 
+/*
+ * Tables that are gone are missing from now on; returns how many.  Needs a transaction with an
+ * active snapshot.
+ */
+extern uint64 tables_note_missing(int32 followed_id);
+
+/* ---------- dropped_tables.c ---------- */
+
+/* A table is dropped, by a session that the guard does not look at. */
+extern void dropped_table_note(Oid relid);
+
+/* The command that may have done so is over. */
+extern void dropped_tables_finish(void);
+
 /* ---------- sequence.c ---------- */
 
 extern void sequence_set(const SequenceValue *sequence);
@@ -453,6 +468,9 @@ extern const char *follow_state_name(FollowState state);
 /* ---------- control.c ---------- */
 
 extern void control_init(void);
+
+/* Tables of the stream are missing as soon as this is committed: its worker has to know. */
+extern void control_tables_missing(int32 followed_id);
 
 /* ---------- guard.c ---------- */
 

@@ -54,6 +54,12 @@ guard_is_active(void)
 	return fanout_guard && !allowed && follows_anything();
 }
 
+bool
+guard_is_passed(void)
+{
+	return !fanout_guard && !allowed && follows_anything();
+}
+
 const char *
 guard_current_command(void)
 {
@@ -229,6 +235,7 @@ guard_process_utility(PlannedStmt *pstmt, const char *query_string, bool read_on
 	if (!guard_is_active())
 	{
 		next(pstmt, query_string, read_only_tree, context, params, query_env, dest, qc);
+		dropped_tables_finish();
 		return;
 	}
 

@@ -28,6 +28,9 @@ extern const GuardedStream *guard_stream_of(Oid relid);
 /* Is the guard to look at what this process does? */
 extern bool guard_is_active(void);
 
+/* Does this session change tables past the guard, which is off? */
+extern bool guard_is_passed(void);
+
 /* Fail with ERRCODE_READ_ONLY_SQL_TRANSACTION if the table is replicated. */
 extern void guard_check_table(Oid relid, const char *command);
 

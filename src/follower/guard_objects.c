@@ -163,6 +163,9 @@ guard_object_access(ObjectAccessType access, Oid class_id, Oid object_id, int su
 {
 	if (guard_is_active())
 		check_access(access, class_id, object_id, sub_id, arg);
+	else if (access == OAT_DROP && class_id == RelationRelationId && sub_id == 0 &&
+			 guard_is_passed())
+		dropped_table_note(object_id);
 	if (prev_object_access)
 		prev_object_access(access, class_id, object_id, sub_id, arg);
 }

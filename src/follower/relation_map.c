@@ -271,9 +271,27 @@ add_table(const ApplyRelation *relation)
 	followed_tables_changed();
 }
 
+/* Was the local table dropped by somebody else? */
+static bool
+is_missing(const RelationDesc *desc)
+{
+	ListCell   *lc;
+
+	foreach(lc, relation_map_in_state(TABLE_MISSING))
+	{
+		FollowedTable *table = relation_map_table(lfirst_oid(lc));
+
+		if (OidIsValid(table->leader_relid) ? table->leader_relid == desc->relid :
+			strcmp(table->nspname, desc->nspname) == 0 &&
+			strcmp(table->relname, desc->relname) == 0)
+			return true;
+	}
+	return false;
+}
+
 /*
  * The local table, by its row, or else by its name; InvalidOid: the table is not followed,
- * although the leader sends its changes.
+ * although the leader sends its changes, or is missing.
  */
 static Oid
 find_local(const RelationDesc *desc)
@@ -283,6 +301,9 @@ find_local(const RelationDesc *desc)
 
 	if (table != NULL && SearchSysCacheExists1(RELOID, ObjectIdGetDatum(table->relid)))
 		return table->relid;
+	/* One that was made in its place lacks the rows. */
+	if (is_missing(desc))
+		return InvalidOid;
 	/* What comes once more may be of a table that has been dropped since. */
 	relid = local_table_find(desc->nspname, desc->relname, NoLock,
 							 apply_is_replaying() || (!all_tables && table == NULL));

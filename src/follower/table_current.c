@@ -176,6 +176,16 @@ tables_replayed(int32 followed_id, List *relids)
 	return all;
 }
 
+/* What the stream drops loses its row with the statement that does it. */
+uint64
+tables_note_missing(int32 followed_id)
+{
+	followed_row_lock(followed_id);
+	return followed_execute("UPDATE fanout.followed_table t SET state = 'm'"
+							" WHERE t.followed_id = $1 AND t.state <> 'm' AND NOT EXISTS (SELECT"
+							" FROM pg_catalog.pg_class c WHERE c.oid = t.relid)", followed_id);
+}
+
 void
 tables_in_line(int32 followed_id)
 {

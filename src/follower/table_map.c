@@ -24,7 +24,7 @@ static MemoryContext tables_context = NULL; /* in that of the relations */
 static HTAB *by_relid;			/* of FollowedTable */
 static HTAB *by_leader_relid;	/* of LeaderTable */
 static int32 followed_id;
-static int	not_current;		/* how many are pending or behind */
+static int	not_current;		/* how many are pending, behind or missing */
 static XLogRecPtr ahead_until;	/* see relation_map_ahead_until() */
 
 static HTAB *
@@ -51,7 +51,8 @@ make_empty(void)
 static bool
 is_not_current(const FollowedTable *table)
 {
-	return table->state == TABLE_PENDING || table->state == TABLE_BEHIND;
+	return table->state == TABLE_PENDING || table->state == TABLE_BEHIND ||
+		table->state == TABLE_MISSING;
 }
 
 static char *
@@ -183,7 +184,8 @@ relation_map_in_state(char state)
 	HASH_SEQ_STATUS status;
 	FollowedTable *table;
 
-	if ((state == TABLE_PENDING || state == TABLE_BEHIND) && not_current == 0)
+	if ((state == TABLE_PENDING || state == TABLE_BEHIND || state == TABLE_MISSING) &&
+		not_current == 0)
 		return NIL;
 	hash_seq_init(&status, by_relid);
 	while ((table = hash_seq_search(&status)) != NULL)

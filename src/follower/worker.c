@@ -21,6 +21,7 @@
 #include "replication/origin.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
+#include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
@@ -182,6 +183,34 @@ note_start(FollowedStream *stream, XLogRecPtr applied)
 					  applied <= positions.applied_lsn ? positions.applied_seq : 0, 0);
 }
 
+/* The stream goes on without them, and somebody has to know. */
+static void
+tell_missing_tables(const FollowedRow *row)
+{
+	List	   *names = NIL;
+	ListCell   *lc;
+
+	fanout_start_transaction();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	(void) tables_note_missing(row->id);
+	foreach(lc, followed_tables(row->id))
+	{
+		FollowedTable *table = lfirst(lc);
+
+		if (table->state == TABLE_MISSING)
+			names = lappend(names, quote_qualified_identifier(table->nspname, table->relname));
+	}
+	if (names != NIL)
+		worker_info_error(&my_stream->mutex, &my_stream->worker,
+						  psprintf(list_length(names) == 1 ?
+								   "table \"%s\" was dropped on this follower: fanout.resync() of the stream brings it back" :
+								   "table \"%s\" and others were dropped on this follower: fanout.resync() of the stream brings them back",
+								   (char *) linitial(names)));
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(worker_context);
+}
+
 static void
 stream(FollowedRow *row)
 {
@@ -190,6 +219,7 @@ stream(FollowedRow *row)
 	pgstat_report_activity(STATE_RUNNING, activity);
 	setup_origin(row);
 	positions_state(my_stream, FOLLOW_CATCHING_UP);
+	tell_missing_tables(row);
 	if (!copy_beside(my_stream, row))
 		return;
 	apply_start(my_stream, row);

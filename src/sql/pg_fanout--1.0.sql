@@ -375,6 +375,7 @@ SELECT f.stream, t.relid::regclass AS relation,
     CASE WHEN t.state = 'p' AND c.relid IS NULL THEN 'pending'
          WHEN t.state = 'p' THEN 'copying'
          WHEN t.state IN ('b', 'a') THEN 'catching up'
+         WHEN t.state = 'm' THEN 'missing'
          WHEN f.copy_state <> 'done' THEN 'copied'
          ELSE s.state END AS state,
     coalesce(c.copied_rows, t.copied_rows) AS copied_rows,
