@@ -40,6 +40,7 @@
 
 #include "follower/copy.h"
 #include "follower/local_table.h"
+#include "follower/read_views.h"
 #include "transaction.h"
 
 /* ---------- transactions and rows ---------- */
@@ -159,6 +160,7 @@ step_restart(FollowedRow *row, CopySession *session)
 
 	begin_step("preparing to copy again");
 	missing = list_tables(row, session, true);
+	views_forget_all();
 	followed_execute("UPDATE fanout.followed_stream SET schema_snapshot = NULL, schema_until = NULL"
 					 " WHERE id = $1", row->id);
 	set_start(row, session);

@@ -35,6 +35,7 @@
 #include "utils/lsyscache.h"
 
 #include "follower/guard.h"
+#include "follower/read_views.h"
 
 static ExecutorStart_hook_type prev_executor_start = NULL;
 static ProcessUtility_hook_type prev_process_utility = NULL;
@@ -236,6 +237,8 @@ guard_process_utility(PlannedStmt *pstmt, const char *query_string, bool read_on
 	{
 		next(pstmt, query_string, read_only_tree, context, params, query_env, dest, qc);
 		dropped_tables_finish();
+		if (follows_anything())
+			view_note_statement(pstmt->utilityStmt, allowed);
 		return;
 	}
 
@@ -246,6 +249,7 @@ guard_process_utility(PlannedStmt *pstmt, const char *query_string, bool read_on
 		next(pstmt, query_string, read_only_tree, context, params, query_env, dest, qc);
 		if (subscribes(pstmt->utilityStmt))
 			check_subscribed_tables();
+		view_note_statement(pstmt->utilityStmt, false);
 	}
 	PG_FINALLY();
 	{

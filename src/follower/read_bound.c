@@ -385,7 +385,7 @@ static void
 bound_copy(CopyStmt *stmt)
 {
 	Oid			relid = RangeVarGetRelid(stmt->relation, NoLock, true);
-	List	   *tables = OidIsValid(relid) ? read_tables_add(NIL, relid) : NIL;
+	List	   *tables = OidIsValid(relid) ? read_tables_add(NIL, relid, get_rel_relkind(relid)) : NIL;
 	int64		boot_us;
 
 	if (tables == NIL || !ActiveSnapshotSet())
@@ -464,12 +464,16 @@ bound_process_utility(PlannedStmt *pstmt, const char *query_string, bool read_on
 		bound_copy((CopyStmt *) stmt);
 	if (IsA(stmt, ExecuteStmt) && ActivePortal != NULL)
 		execute_hold_snapshot = ActivePortal->holdSnapshot;
+	if (IsA(stmt, RefreshMatViewStmt))
+		read_tables_skip_views(true);
 	if (IsA(stmt, TransactionStmt))
 		bound_chain((TransactionStmt *) stmt);
 
 	next(pstmt, query_string, read_only_tree, context, params, query_env, dest, qc);
 
 	execute_hold_snapshot = outer_hold_snapshot;
+	if (IsA(stmt, RefreshMatViewStmt))
+		read_tables_skip_views(false);
 	if (begins)
 		bound_begin();
 	/* That transaction's end was told when it failed. */
@@ -488,6 +492,7 @@ bound_xact_callback(XactEvent event, void *arg)
 	xact_begin_boot = event == chain_event ? chain_begin_boot : 0;
 	chain_begin_boot = 0;
 	running_forget_all();
+	read_tables_skip_views(false);
 	execute_hold_snapshot = NULL;
 }
 
@@ -499,6 +504,7 @@ bound_subxact_callback(SubXactEvent event, SubTransactionId subid,
 		return;
 	execute_hold_snapshot = NULL;
 	running_forget_sub();
+	read_tables_skip_views(false);
 }
 
 /* ---------- parameters ---------- */

@@ -20,7 +20,10 @@ typedef struct ReadTable
 
 /* List of ReadTable.  Fails when nothing can be known of one. */
 extern List *read_tables(const PlannedStmt *stmt);
-extern List *read_tables_add(List *tables, Oid relid);
+extern List *read_tables_add(List *tables, Oid relid, char relkind);
+
+/* While a materialized view is computed, others that it reads are not looked at. */
+extern void read_tables_skip_views(bool skip);
 
 /* Their streams, each once: List of FollowedStream. */
 extern List *read_streams(const List *tables);

@@ -121,6 +121,11 @@ CREATE TABLE fanout.followed_table (
 );
 COMMENT ON TABLE fanout.followed_table IS 'tables of this database that a stream replicates into';
 
+CREATE TABLE fanout.followed_view (
+    relid oid PRIMARY KEY
+);
+COMMENT ON TABLE fanout.followed_view IS 'materialized views whose rows a stream''s statements computed';
+
 CREATE TABLE fanout.deferred_statement (
     followed_id integer NOT NULL REFERENCES fanout.followed_stream ON DELETE CASCADE,
     position integer NOT NULL,
@@ -153,8 +158,8 @@ BEGIN
     END LOOP;
 END
 $$;
-REVOKE ALL ON fanout.stream, fanout.schema_change, fanout.followed_stream, fanout.followed_table, fanout.deferred_statement,
-    fanout.failed_statement FROM PUBLIC;
+REVOKE ALL ON fanout.stream, fanout.schema_change, fanout.followed_stream, fanout.followed_table,
+    fanout.followed_view, fanout.deferred_statement, fanout.failed_statement FROM PUBLIC;
 
 /*
  * On the leader
