@@ -143,11 +143,27 @@ statement_context(void *arg)
 			   pg_mbcliplen(statement->text, strlen(statement->text), 400), statement->text);
 }
 
+/* What a server has of these depends on its system and its version. */
+static bool
+may_be_missing(const char *name)
+{
+	static const char *const names[] = {"lc_monetary", "lc_numeric", "lc_time",
+	"timezone_abbreviations", "icu_validation_level"};
+
+	for (int i = 0; i < lengthof(names); i++)
+	{
+		if (strcmp(name, names[i]) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* A function may be given what a superuser had set. */
 static void
 set_parameter(const char *name, const char *value)
 {
-	(void) set_config_option(name, value, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0,
-							 false);
+	(void) set_config_option(name, value, superuser() ? PGC_SUSET : PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, may_be_missing(name) ? DEBUG1 : ERROR, false);
 }
 
 /*
@@ -176,6 +192,7 @@ set_parameters(const SchemaStatement *statement)
 	for (int i = 0; i + 1 < list_length(settings); i += 2)
 		set_parameter(list_nth(settings, i), list_nth(settings, i + 1));
 	set_parameter("check_function_bodies", "off");
+	set_parameter("backslash_quote", "on");
 }
 
 static Oid

@@ -2,8 +2,9 @@
  * ddl.h
  *		What the files of the capture of schema changes share.
  *
- * ddl_capture.c watches statements and has ddl_write.c write them down; ddl_made.c notes what
- * they make, and ddl_script.c what runs within an extension's script; ddl_filter.c says whether a
+ * ddl_capture.c watches statements and has ddl_write.c write them down; ddl_text.c finds their
+ * texts, ddl_made.c notes what they make, and ddl_script.c what runs within an extension's
+ * script; ddl_filter.c says whether a
  * statement replicates and what it is about, and ddl_temporary.c what lives no longer
  * than something temporary; ddl_deparse.c writes the text of those that must not be
  * repeated as they are, and ddl_bound.c that of partitions' bounds; ddl_values.c knows
@@ -49,16 +50,21 @@ typedef struct SchemaChange
 	const char *extension;		/* whose script it runs; NULL: none */
 	List	   *relids;			/* tables it is about, where that can be told */
 	char	   *text;			/* to be repeated instead of the statement; NULL: itself */
+	List	   *settings;		/* of char *: names and values that this statement needs */
 } SchemaChange;
 
 /* ddl_capture.c: is there a stream with schema changes? */
 extern bool ddl_is_led(void);
 
-/* ddl_write.c: the text in its query string; rows for a statement and its end, by a number. */
-extern char *statement_text(const PlannedStmt *pstmt, const char *query_string);
-extern uint32 write_statement_down(const char *text, List *relids, uint8 flags);
+/* ddl_write.c: rows for a statement and its end, by a number; a list of names and values. */
+extern uint32 write_statement_down(const char *text, const SchemaChange *change);
 extern void write_made_down(uint32 number, List *relids, List *made);
 extern void write_mark_down(uint8 mark, const char *text);	/* unless the extension is gone */
+extern List *add_setting(List *settings, const char *name, const char *value);
+
+/* ddl_text.c */
+extern char *statement_text(const PlannedStmt *pstmt, const char *query_string);
+extern bool statement_text_conforms(const char *text, Node *stmt);
 
 /* ddl_made.c: what a statement makes is noted between begin and end; statements nest. */
 typedef struct MadeByStatement
@@ -101,6 +107,9 @@ extern char *deparse_drop(const DropStmt *stmt, List *objects);
 extern char *deparse_cluster(const ClusterStmt *stmt, Oid relid);	/* NULL: nothing to repeat */
 extern char *deparse_qualified(const char *text, const RangeVar *relation, int start);
 extern char *deparse_stand_ins(const CreateStmt *stmt, char *text);
+
+/* ddl_grant.c */
+extern char *deparse_grant_in_schemas(const GrantStmt *stmt);	/* NULL: nothing to repeat */
 
 /* ddl_bound.c */
 extern char *deparse_bound(const RangeVar *parent, const PartitionBoundSpec *bound,

@@ -89,7 +89,10 @@ say_not_replicated(Node *stmt, const char *why)
 			 errdetail_internal("%s", why)));
 }
 
-/* Run the statement, which may have an extension's script; returns what it made. */
+/*
+ * Run the statement, which may have an extension's script; returns what it made.  The script makes
+ * its own by itself, there too.
+ */
 static List *
 run_noting(const char *extension, PlannedStmt *pstmt, const char *query_string, bool read_only_tree,
 		   ProcessUtilityContext context, ParamListInfo params, QueryEnvironment *query_env,
@@ -103,7 +106,8 @@ run_noting(const char *extension, PlannedStmt *pstmt, const char *query_string, 
 	PG_TRY();
 	{
 		next(pstmt, query_string, read_only_tree, context, params, query_env, dest, qc);
-		strings = ddl_made_strings(&made);
+		if (extension == NULL)
+			strings = ddl_made_strings(&made);
 	}
 	PG_FINALLY();
 	{
@@ -135,14 +139,16 @@ run_captured(PlannedStmt *pstmt, const char *query_string, bool read_only_tree,
 		return;
 	}
 
+	change.settings = add_setting(change.settings, "standard_conforming_strings",
+								  statement_text_conforms(text, pstmt->utilityStmt) ? "on" : "off");
 	if (change.text != NULL)
 		text = change.text;
 	if (!change.after)
-		number = write_statement_down(text, change.relids, change.flags);
-	made = run_noting(change.extension, pstmt, query_string, read_only_tree, context, params, query_env, dest, qc,
-					  next);
+		number = write_statement_down(text, &change);
+	made = run_noting(change.extension, pstmt, query_string, read_only_tree, context, params,
+					  query_env, dest, qc, next);
 	if (change.after)
-		number = write_statement_down(text, change.relids, change.flags);
+		number = write_statement_down(text, &change);
 	if (change.extension != NULL)
 		write_mark_down(MARK_END, "");
 	else if (made != NIL)

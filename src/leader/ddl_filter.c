@@ -26,6 +26,7 @@
 #include "parser/parse_func.h"
 #include "parser/parse_type.h"
 #include "tcop/utility.h"
+#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
 
@@ -155,6 +156,26 @@ note_function(SchemaChange *change, ObjectType type, ObjectWithArgs *object)
 		change->why_not = why_temporary;
 }
 
+/* SET ... FROM CURRENT: what that is here. */
+static void
+note_current_settings(SchemaChange *change, List *options)
+{
+	ListCell   *lc;
+
+	foreach(lc, options)
+	{
+		DefElem    *option = lfirst_node(DefElem, lc);
+		VariableSetStmt *set = (VariableSetStmt *) option->arg;
+		const char *value;
+
+		if (strcmp(option->defname, "set") != 0 || set->kind != VAR_SET_CURRENT)
+			continue;
+		value = GetConfigOption(set->name, true, false);
+		if (value != NULL)
+			change->settings = add_setting(change->settings, set->name, pstrdup(value));
+	}
+}
+
 static void
 examine_create_function(SchemaChange *change, const CreateFunctionStmt *stmt)
 {
@@ -164,6 +185,7 @@ examine_create_function(SchemaChange *change, const CreateFunctionStmt *stmt)
 	foreach(lc, stmt->parameters)
 		note_used_type(change, lfirst_node(FunctionParameter, lc)->argType);
 	note_used_type(change, stmt->returnType);
+	note_current_settings(change, stmt->options);
 }
 
 /* As the grammar has it: a TypeName in some statements, the bare name in others. */
@@ -367,6 +389,11 @@ examine_grant(SchemaChange *change, GrantStmt *stmt)
 {
 	ListCell   *lc;
 
+	if (stmt->targtype == ACL_TARGET_ALL_IN_SCHEMA)
+	{
+		change->text = deparse_grant_in_schemas(stmt);
+		change->ours = change->text == NULL;
+	}
 	if (stmt->targtype != ACL_TARGET_OBJECT)
 		return;
 	foreach(lc, stmt->objects)
@@ -397,6 +424,7 @@ examine_named(SchemaChange *change, Node *stmt)
 		case T_AlterFunctionStmt:
 			note_function(change, ((AlterFunctionStmt *) stmt)->objtype,
 						  ((AlterFunctionStmt *) stmt)->func);
+			note_current_settings(change, ((AlterFunctionStmt *) stmt)->actions);
 			break;
 		case T_DefineStmt:
 			note_qualification(change, ((DefineStmt *) stmt)->defnames);

@@ -24,12 +24,17 @@
 #include "log/statement.h"
 #include "own_tables.h"
 
-/* Parameters that change what a statement means. */
+/*
+ * Parameters that change what a statement means, or what a query computes that it runs.  Some
+ * are not there in all versions.  With those that only change how it is read,
+ * statement_text_conforms() deals.
+ */
 static const char *const captured_settings[] = {
-	"search_path", "TimeZone", "DateStyle", "IntervalStyle", "standard_conforming_strings",
-	"backslash_quote", "xmloption", "array_nulls", "transform_null_equals",
-	"default_table_access_method", "default_toast_compression", "default_text_search_config",
-	"extra_float_digits", "bytea_output", "row_security",
+	"search_path", "TimeZone", "timezone_abbreviations", "DateStyle", "IntervalStyle", "xmloption",
+	"xmlbinary", "array_nulls", "transform_null_equals", "default_table_access_method",
+	"default_toast_compression", "default_text_search_config", "extra_float_digits",
+	"bytea_output", "row_security", "lc_monetary", "lc_numeric", "lc_time",
+	"icu_validation_level",
 };
 
 static Datum
@@ -44,16 +49,25 @@ text_array_datum(List *strings)
 	return PointerGetDatum(construct_array(values, count, TEXTOID, -1, false, TYPALIGN_INT));
 }
 
+List *
+add_setting(List *settings, const char *name, const char *value)
+{
+	settings = lappend(settings, unconstify(char *, name));
+	return lappend(settings, unconstify(char *, value));
+}
+
+/* A text that was written here reads the same with any; others say with what they were read. */
 static List *
 settings_of_session(void)
 {
-	List	   *settings = NIL;
+	List	   *settings = add_setting(NIL, "standard_conforming_strings", "on");
 
 	for (int i = 0; i < lengthof(captured_settings); i++)
 	{
-		settings = lappend(settings, unconstify(char *, captured_settings[i]));
-		settings = lappend(settings,
-						   unconstify(char *, GetConfigOption(captured_settings[i], false, false)));
+		const char *value = GetConfigOption(captured_settings[i], true, false);
+
+		if (value != NULL)
+			settings = add_setting(settings, captured_settings[i], pstrdup(value));
 	}
 	return settings;
 }
@@ -104,14 +118,14 @@ write_down(const SchemaStatement *statement)
 }
 
 uint32
-write_statement_down(const char *text, List *relids, uint8 flags)
+write_statement_down(const char *text, const SchemaChange *change)
 {
 	static uint32 last_number = 0;
 	SchemaStatement statement = {
-		.flags = flags,
+		.flags = change->flags,
 		.number = ++last_number,
-		.settings = settings_of_session(),
-		.relids = relids,
+		.settings = list_concat(settings_of_session(), change->settings),
+		.relids = change->relids,
 		.text = unconstify(char *, text),
 	};
 
@@ -143,16 +157,4 @@ write_mark_down(uint8 mark, const char *text)
 
 	if (OidIsValid(own_table_oid("schema_change")))
 		write_down(&statement);
-}
-
-/* The statement as it stands in the query string, which may hold several. */
-char *
-statement_text(const PlannedStmt *pstmt, const char *query_string)
-{
-	int			start = Max(pstmt->stmt_location, 0);
-	int			len = pstmt->stmt_len;
-
-	if (len == 0)
-		len = strlen(query_string) - start;
-	return pnstrdup(query_string + start, len);
 }

@@ -177,6 +177,7 @@ lacks_identity(Relation rel, const StreamRow *row)
 void
 identity_write_down(Oid relid)
 {
+	SchemaChange change = {.relids = list_make1_oid(relid)};
 	Relation	rel;
 	char	   *name;
 	char	   *statement;
@@ -197,7 +198,7 @@ identity_write_down(Oid relid)
 	GetUserIdAndSecContext(&user, &sec_context);
 	if (!fanout_owns_relation(relid, user))
 		SetUserIdAndSecContext(rel->rd_rel->relowner, sec_context | SECURITY_LOCAL_USERID_CHANGE);
-	(void) write_statement_down(statement, list_make1_oid(relid), 0);
+	(void) write_statement_down(statement, &change);
 	SetUserIdAndSecContext(user, sec_context);
 	table_close(rel, AccessShareLock);
 }

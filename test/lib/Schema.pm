@@ -10,10 +10,10 @@ use IPC::Run;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-our @EXPORT = qw(schema same_schema check_statements);
+our @EXPORT = qw(schema hidden_names same_schema check_statements);
 
-# What no dump shows: types of arrays by the types of their elements, and which trigger,
-# constraint and sequence is whose.
+# Names that no dump shows: types of arrays by those of their elements, multiranges by their
+# ranges, and sequences by their columns.
 my $hidden = q{
 	SELECT format('array of %s: %s', e.oid::regtype, quote_ident(a.typname)) FROM pg_type a JOIN pg_type e ON e.typarray = a.oid
 	JOIN pg_namespace n ON n.oid = a.typnamespace WHERE n.nspname !~ '^(pg_|information_schema|fanout)'
@@ -35,8 +35,13 @@ sub schema
 	my @command = ($node->installed_command('pg_dump'), '--schema-only', '--no-publications',
 		'--exclude-schema=fanout', '--no-sync', '-d', $node->connstr($Fanout::database));
 	IPC::Run::run(\@command, '>', \$dump) or die 'pg_dump failed';
-	return join("\n", (grep { !/^(\\(un)?restrict |--|$)/ } split /\n/, $dump),
-		$node->safe_psql($Fanout::database, "SET search_path = ''; $hidden"));
+	return join("\n", (grep { !/^(\\(un)?restrict |--|$)/ } split /\n/, $dump), hidden_names($node));
+}
+
+sub hidden_names
+{
+	my ($node) = @_;
+	return $node->safe_psql($Fanout::database, "SET search_path = ''; $hidden");
 }
 
 sub difference

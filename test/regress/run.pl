@@ -10,6 +10,7 @@ use strict;
 use warnings FATAL => 'all';
 use Fanout;
 use PostgreSQL::Test::Utils;
+use Schema;
 use Test::More;
 
 my $suite = $ENV{FANOUT_SUITE};
@@ -254,6 +255,7 @@ wait_until('copies to end', sub {
 wait_for_catchup($leader, $follower);
 check_output();
 check_dumps($leader, $follower);
+is(hidden_names($follower), hidden_names($leader), 'names that no dump shows are equal');
 check_sequences($leader, $follower);
 check_materialized_views($leader, $follower);
 $_->stop for $leader, $follower;

@@ -88,5 +88,63 @@ REVOKE INSERT ON base FROM SESSION_USER; REASSIGN OWNED BY SESSION_USER TO alice
 CREATE USER MAPPING FOR SESSION_USER SERVER remote; ALTER USER MAPPING FOR SESSION_USER SERVER remote OPTIONS (user 'x');
 } =~ s/GRANT CREATE ON DATABASE postgres TO bob;//r);
 
+# ---------- how a text is read, and parameters ----------
+
+# In one string, which the server reads before the first statement runs; psql would take its input apart.
+sub run_string
+{
+	my ($string) = @_;
+	my @psql = ($leader->installed_command('psql'), '-XqAt', '-d', $leader->connstr('postgres'), '-c', $string);
+	my $ran = IPC::Run::run(\@psql, '>', \my $out, '2>', \my $err);
+	ok($ran, 'a string runs') or diag($err);
+	return;
+}
+
+run_string($_) for
+	'CREATE TABLE victim (id int PRIMARY KEY)',
+	q{SET standard_conforming_strings = off; COMMENT ON TABLE base IS 'a\\' /* '; DROP TABLE victim; --*/
+},
+	q{SET standard_conforming_strings = off; COMMENT ON COLUMN base.v IS 'a\\n'},
+	q{SET standard_conforming_strings = on; SET standard_conforming_strings = off; CREATE VIEW backslash AS SELECT 'a\\b'::text AS s},
+	q{SET standard_conforming_strings = off; SELECT 'a\\\\b'::text AS s, E'\\'' AS e INTO backslashed},
+	q{DO $$ BEGIN SET LOCAL standard_conforming_strings = off; CREATE FUNCTION slash() RETURNS text LANGUAGE sql AS 'SELECT E''\\\\n''; SELECT ''a\\b'''; END $$};
+check('standard_conforming_strings that change before the statement runs', q{
+SET standard_conforming_strings = off; SET backslash_quote = on;
+COMMENT ON TABLE base IS 'it\\'s'; CREATE FUNCTION quoted() RETURNS text LANGUAGE sql AS 'SELECT E\\'\\\\n\\' || $$a\\b$$';
+CREATE MATERIALIZED VIEW slashes AS SELECT 'a\\\\b' AS s; EXPLAIN (ANALYZE, COSTS off, TIMING off, SUMMARY off) CREATE TABLE slashes_too AS SELECT 'a\\\\b'::text AS s;
+});
+is($follower->safe_psql('postgres', q{SELECT to_regclass('victim')}), 'victim', 'no other statement was read');
+is($follower->safe_psql('postgres', 'SELECT s FROM slashes UNION ALL SELECT s FROM slashes_too'), "a\\b\na\\b", 'strings in queries are those of the leader');
+
+check('parameters', q{
+SET work_mem = '7MB'; SET my.parameter = 'it''s'; SET log_min_duration_statement = 77; SET search_path = near, "it's near", public;
+CREATE FUNCTION current_1() RETURNS int LANGUAGE sql SET work_mem FROM CURRENT SET my.parameter FROM CURRENT SET search_path FROM CURRENT SET log_min_duration_statement FROM CURRENT AS 'SELECT 1';
+CREATE FUNCTION current_2() RETURNS int LANGUAGE sql AS 'SELECT 1'; ALTER FUNCTION current_2() SET work_mem FROM CURRENT; ALTER ROUTINE current_2() SET my.parameter FROM CURRENT;
+RESET ALL; SET search_path = public;
+SET lc_monetary = 'C'; CREATE TABLE money_t (m money DEFAULT '1.50'); SET timezone_abbreviations = 'Australia'; CREATE TABLE abbreviated (t timestamptz DEFAULT '2020-01-01 12:00 EST'); RESET timezone_abbreviations;
+SET DateStyle = 'SQL, DMY'; SET IntervalStyle = 'sql_standard'; SET TimeZone = 'Asia/Tokyo'; SET extra_float_digits = -10; SET bytea_output = 'escape'; SET xmlbinary = 'hex';
+CREATE TABLE styled (d date DEFAULT '01/02/2003', i interval DEFAULT '-1 2:03:04', t timestamptz DEFAULT '01/02/2003 04:05', a text[] DEFAULT '{NULL,"a b"}', CHECK (t > '02/03/1999'));
+CREATE MATERIALIZED VIEW computed AS SELECT 0.1::float8::text || '\x0001'::bytea::text || now()::date::text AS v, to_char(1234.5, 'L9G999D9') AS c, xmlelement(name x, '\x00'::bytea)::text AS x;
+SET array_nulls = off; CREATE TABLE nulls (a text[] DEFAULT '{NULL}'); SET transform_null_equals = on; CREATE VIEW null_equals AS SELECT v = NULL AS n FROM base;
+SET default_toast_compression = 'pglz'; CREATE TABLE compressed (t text); SET default_tablespace = ''; SET default_text_search_config = 'simple'; CREATE INDEX ON base USING gin (to_tsvector('english', v));
+SET row_security = off; CREATE MATERIALIZED VIEW searched AS SELECT to_tsvector('the rats') AS v;
+});
+for my $view (qw(computed searched))
+{
+	is($follower->safe_psql('postgres', "SELECT * FROM $view"), $leader->safe_psql('postgres', "SELECT * FROM $view"), "$view is what the leader computed");
+}
+
+# Of a whole schema means of what the leader has in it.
+$follower->safe_psql('postgres', 'CREATE TABLE own (a int); CREATE SEQUENCE own_s; CREATE FUNCTION own_f() RETURNS int LANGUAGE sql AS $$SELECT 1$$; REVOKE ALL ON FUNCTION own_f() FROM PUBLIC');
+$leader->safe_psql('postgres', $_) for q{CREATE PROCEDURE proc(INOUT a int, b text DEFAULT 'x') LANGUAGE sql AS 'SELECT 1'; CREATE AGGREGATE sum_of(int) (SFUNC = int4pl, STYPE = int); CREATE AGGREGATE ordered(int ORDER BY text) (SFUNC = ordered_set_transition, STYPE = internal, FINALFUNC = rank_final)} =~ s/; CREATE AGGREGATE ordered.*//r,
+	'CREATE TEMP TABLE t (a int); GRANT SELECT ON ALL TABLES IN SCHEMA pg_temp TO bob', 'SET SESSION AUTHORIZATION bob; GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA bob TO alice';
+$leader->safe_psql('postgres', "GRANT $_") for 'SELECT, INSERT ON ALL TABLES IN SCHEMA public, near TO bob, PUBLIC WITH GRANT OPTION' =~ s/, PUBLIC//r, 'ALL ON ALL TABLES IN SCHEMA near TO alice',
+	'USAGE ON ALL SEQUENCES IN SCHEMA public TO alice', 'EXECUTE ON ALL FUNCTIONS IN SCHEMA public TO alice', 'ALL PRIVILEGES ON ALL PROCEDURES IN SCHEMA public TO CURRENT_USER, alice GRANTED BY CURRENT_USER', 'EXECUTE ON ALL ROUTINES IN SCHEMA public TO bob';
+$leader->safe_psql('postgres', "REVOKE $_") for 'GRANT OPTION FOR INSERT ON ALL TABLES IN SCHEMA public FROM bob CASCADE', 'ALL ON ALL FUNCTIONS IN SCHEMA public FROM PUBLIC';
+wait_for_catchup($leader, $follower);
+is($follower->safe_psql('postgres', q{SELECT array_agg(relacl) FROM pg_class WHERE relname IN ('own', 'own_s') AND relacl IS NOT NULL}), '', 'what only the follower has is not granted');
+$follower->safe_psql('postgres', 'DROP TABLE own; DROP SEQUENCE own_s; DROP FUNCTION own_f()');
+same_schema('GRANT of all in a schema', $leader, $follower);
+
 $_->stop for $leader, $follower;
 done_testing();
