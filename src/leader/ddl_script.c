@@ -6,7 +6,9 @@
  * what it writes only the rows of other tables are in the stream.  An event
  * trigger is not part of the script: it may be called for each statement of it, writes to
  * tables of its user and changes the schema, and on a follower it is not called.
- * So in its function all is as outside of scripts.
+ * So in its function all is as outside of scripts.  But what it makes there belongs to the
+ * extension, as everything that is made meanwhile; followers are told that by an
+ * ALTER EXTENSION.
  *
  * Only the session knows when such a function runs.  It tells the decoder with rows of
  * fanout.schema_change (MARK_...) around scripts, and around these functions within
@@ -15,9 +17,14 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
+#include "catalog/dependency.h"
+#include "catalog/objectaccess.h"
+#include "catalog/objectaddress.h"
 #include "catalog/pg_type.h"
 #include "commands/extension.h"
 #include "fmgr.h"
+#include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 
@@ -28,12 +35,15 @@ typedef struct TriggerCall
 {
 	const FmgrInfo *function;
 	ScriptState outer;			/* state when it began */
+	MemoryContext context;		/* has this, and what it made: List of ObjectAddress */
+	List	   *made;
 	struct TriggerCall *caller;
 } TriggerCall;
 
 static ScriptState current_state = NO_SCRIPT;
 static TriggerCall *current_call = NULL;
 
+static object_access_hook_type prev_object_access = NULL;
 static needs_fmgr_hook_type prev_needs_fmgr_hook = NULL;
 static fmgr_hook_type prev_fmgr_hook = NULL;
 
@@ -61,6 +71,45 @@ ddl_comes_with_script(void)
 	return creating_extension && current_state != IN_EVENT_TRIGGER;
 }
 
+/* ---------- what event triggers make ---------- */
+
+static void
+note_made(ObjectAccessType access, Oid class_id, Oid object_id, int sub_id, void *arg)
+{
+	MemoryContext oldcontext;
+	ObjectAddress *object;
+
+	if (prev_object_access)
+		prev_object_access(access, class_id, object_id, sub_id, arg);
+	if (access != OAT_POST_CREATE || sub_id != 0 || !creating_extension ||
+		current_state != IN_EVENT_TRIGGER)
+		return;
+	oldcontext = MemoryContextSwitchTo(current_call->context);
+	object = palloc(sizeof(ObjectAddress));
+	ObjectAddressSet(*object, class_id, object_id);
+	current_call->made = lappend(current_call->made, object);
+	MemoryContextSwitchTo(oldcontext);
+}
+
+/* Of parts of an object nothing is said: only the whole belongs to an extension. */
+static void
+tell_members(List *made)
+{
+	ListCell   *lc;
+
+	CommandCounterIncrement();
+	foreach(lc, made)
+	{
+		ObjectAddress *object = lfirst(lc);
+
+		if (getExtensionOfObject(object->classId, object->objectId) == CurrentExtensionObject)
+			write_statement_down(psprintf("ALTER EXTENSION %s ADD %s %s",
+										  quote_identifier(get_extension_name(CurrentExtensionObject)),
+										  getObjectTypeDescription(object, true),
+										  getObjectIdentity(object, true)), NIL, 0);
+	}
+}
+
 /* ---------- event triggers ---------- */
 
 static bool
@@ -72,10 +121,13 @@ is_event_trigger(Oid function)
 static void
 begin_call(const FmgrInfo *function)
 {
-	TriggerCall *call = MemoryContextAlloc(TopMemoryContext, sizeof(TriggerCall));
+	MemoryContext context = AllocSetContextCreate(TopMemoryContext, "pg_fanout event trigger",
+												  ALLOCSET_SMALL_SIZES);
+	TriggerCall *call = MemoryContextAllocZero(context, sizeof(TriggerCall));
 
 	call->function = function;
 	call->outer = current_state;
+	call->context = context;
 	call->caller = current_call;
 	current_call = call;
 	write_mark_down(MARK_EVENT_TRIGGER, "");
@@ -83,13 +135,17 @@ begin_call(const FmgrInfo *function)
 }
 
 static void
-end_call(void)
+end_call(bool failed)
 {
 	TriggerCall *call = current_call;
 
 	current_state = call->outer;
 	current_call = call->caller;
-	pfree(call);
+	if (!failed && call->made != NIL && ddl_is_led())
+		tell_members(call->made);
+	if (!failed)
+		write_mark_down(MARK_END, "");
+	MemoryContextDelete(call->context);
 }
 
 static bool
@@ -110,11 +166,7 @@ script_fmgr_hook(FmgrHookEventType event, FmgrInfo *function, Datum *private)
 			begin_call(function);
 	}
 	else if (current_call != NULL && current_call->function == function)
-	{
-		end_call();
-		if (event == FHET_END)
-			write_mark_down(MARK_END, "");
-	}
+		end_call(event == FHET_ABORT);
 }
 
 void
@@ -124,4 +176,6 @@ ddl_script_init(void)
 	needs_fmgr_hook = script_needs_fmgr_hook;
 	prev_fmgr_hook = fmgr_hook;
 	fmgr_hook = script_fmgr_hook;
+	prev_object_access = object_access_hook;
+	object_access_hook = note_made;
 }

@@ -9,7 +9,7 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $copy = "$PostgreSQL::Test::Utils::tmp_check/installation";
+my $copy = "$PostgreSQL::Test::Utils::tmp_check/script_rows_installation";
 system_or_bail("$FindBin::Bin/../copy-installation", $copy);
 sub pg_config { return `$ENV{PG_CONFIG} --$_[0]` =~ s/\s+$//r }
 my $dir = $copy . pg_config('sharedir') . '/extension';
@@ -127,6 +127,13 @@ check('event triggers that change the schema', q{
 is($follower->safe_psql('postgres', q{SELECT count(*) > 0 FROM pg_class WHERE relname LIKE 'made%' AND relkind = 'r'}), 't', '... which are there');
 check('and go on', q{DO $$ DECLARE t text; BEGIN FOR t IN SELECT oid::regclass FROM pg_class WHERE relname LIKE 'made%' AND relkind = 'r' LOOP
 	EXECUTE format('INSERT INTO %s VALUES (2, 2)', t); END LOOP; CREATE TABLE last (id int PRIMARY KEY); END $$});
+
+# What they made belongs to the extension, here as there, and goes with it.
+my $members = q{SELECT string_agg(pg_describe_object(classid, objid, 0), ', ' ORDER BY pg_describe_object(classid, objid, 0)) FROM pg_depend
+	WHERE refobjid = (SELECT oid FROM pg_extension WHERE extname = 'script_ext') AND deptype = 'e'};
+like($leader->safe_psql('postgres', $members), qr/table app\.made_\d+/, 'a table that was made in the script belongs to it');
+is($follower->safe_psql('postgres', $members), $leader->safe_psql('postgres', $members), '... on the follower, too');
+check('and goes with it', 'DROP EXTENSION script_base CASCADE; CREATE EXTENSION script_ext CASCADE');
 
 # Other code that writes while a schema change runs.
 check('a default that writes', q{
