@@ -10,7 +10,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 
 # With an extension in a copy of the server's installation.
-my $copy = "$PostgreSQL::Test::Utils::tmp_check/installation";
+my $copy = "$PostgreSQL::Test::Utils::tmp_check/identity_installation";
 system_or_bail("$FindBin::Bin/../copy-installation", $copy);
 sub pg_config { return `$ENV{PG_CONFIG} --$_[0]` =~ s/\s+$//r }
 my %script = ('keyless.control' => "default_version = '1'",

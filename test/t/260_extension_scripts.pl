@@ -10,7 +10,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 
 # The extension goes into a copy of the server's installation.
-my $copy = "$PostgreSQL::Test::Utils::tmp_check/installation";
+my $copy = "$PostgreSQL::Test::Utils::tmp_check/extension_scripts_installation";
 system_or_bail("$FindBin::Bin/../copy-installation", $copy);
 sub pg_config { return `$ENV{PG_CONFIG} --$_[0]` =~ s/\s+$//r }
 my $dir = $copy . pg_config('sharedir') . '/extension';
