@@ -78,7 +78,7 @@ can_copy_binary(const CopyTable *table, Oid relid, List *types)
 		if (attnum == InvalidAttrNumber)
 			return false;		/* COPY says it better */
 		get_atttypetypmodcoll(relid, attnum, &typid, &typmod, &collation);
-		if (column_form_for_type(typid) == COLUMN_TEXT ||
+		if (column_form_for_type(typid) == COLUMN_TEXT || column_type_is_xml(typid) ||
 			strcmp(format_type_with_typemod(typid, typmod), lfirst(lc2)) != 0)
 			return false;
 	}
@@ -103,38 +103,62 @@ columns_here(const CopyTable *table, Oid relid)
 	return columns;
 }
 
+/* xml as it is stored, see column_type_is_xml(): the type to cast it to; "" for others. */
+static const char *
+cast_of(Oid relid, const char *column)
+{
+	Oid			typid = get_atttype(relid, get_attnum(relid, column));
+
+	if (!column_type_is_xml(typid))
+		return "";
+	return getBaseType(typid) == XMLOID ? "::pg_catalog.text" : "::pg_catalog.text[]";
+}
+
+static bool
+any_is_cast(const CopyTable *table, Oid relid)
+{
+	ListCell   *lc;
+
+	foreach(lc, table->columns)
+	{
+		if (cast_of(relid, lfirst(lc))[0] != '\0')
+			return true;
+	}
+	return false;
+}
+
 static void
-append_columns(StringInfo query, List *columns)
+append_columns(StringInfo query, List *columns, Oid relid)
 {
 	ListCell   *lc;
 
 	foreach(lc, columns)
-		appendStringInfo(query, "%s%s", foreach_current_index(lc) > 0 ? ", " : "",
-						 quote_identifier(lfirst(lc)));
+		appendStringInfo(query, "%s%s%s", foreach_current_index(lc) > 0 ? ", " : "",
+						 quote_identifier(lfirst(lc)), cast_of(relid, lfirst(lc)));
 }
 
 static char *
-copy_query(const CopyTable *table, char relkind, bool binary)
+copy_query(const CopyTable *table, Oid relid, char relkind, bool binary)
 {
 	StringInfoData query;
 	char	   *name = quote_qualified_identifier(table->nspname, table->relname);
 
 	initStringInfo(&query);
 	appendStringInfoString(&query, "COPY ");
-	if (relkind == RELKIND_RELATION && table->row_filter == NULL)
+	if (relkind == RELKIND_RELATION && table->row_filter == NULL && !any_is_cast(table, relid))
 	{
 		appendStringInfoString(&query, name);
 		if (table->columns != NIL)
 		{
 			appendStringInfoString(&query, " (");
-			append_columns(&query, table->columns);
+			append_columns(&query, table->columns, relid);
 			appendStringInfoChar(&query, ')');
 		}
 	}
 	else
 	{
 		appendStringInfoString(&query, "(SELECT ");
-		append_columns(&query, table->columns);
+		append_columns(&query, table->columns, relid);
 		appendStringInfo(&query, " FROM %s%s", relkind == RELKIND_RELATION ? "ONLY " : "", name);
 		if (table->row_filter != NULL)
 			appendStringInfo(&query, " WHERE %s", table->row_filter);
@@ -256,7 +280,7 @@ copy_all_rows(PGconn *conn, CopyTable *table, Relation rel)
 						 0, NULL));
 	table->columns = columns_here(table, relid);
 	binary = can_copy_binary(table, relid, leader_types(conn, table, &relkind));
-	PQclear(leader_query(conn, copy_query(table, relkind, binary), 0, NULL));
+	PQclear(leader_query(conn, copy_query(table, relid, relkind, binary), 0, NULL));
 	local_table_fire_deferred(rel);
 	local_table_become(rel->rd_rel->relowner, &former);
 	if (binary && copy_rows_can(table, rel))

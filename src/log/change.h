@@ -11,7 +11,7 @@
  *
  *	COLUMN_FIXED	the bytes of a fixed-width datum, attlen of them (built-in types
  *					in which every bit pattern is a valid value)
- *	COLUMN_VARLENA	the contents of text, varchar, bpchar, bytea: length and bytes,
+ *	COLUMN_VARLENA	the contents of text, varchar, bpchar, bytea, xml: length and bytes,
  *					detoasted and without the varlena header
  *	COLUMN_SEND		the output of the type's send function: other built-in types
  *	COLUMN_TEXT		the output of the type's output function: everything else
@@ -145,6 +145,12 @@ extern bool type_names_object(Oid typid);
  * type, and ColumnDesc.typid must be the base type then.
  */
 extern char column_form_for_type(Oid typid);
+
+/*
+ * Is it xml, or an array of it?  Its send function makes a declaration of the encoding
+ * part of the value, and its output function leaves out those that are one.
+ */
+extern bool column_type_is_xml(Oid typid);
 
 /* ---------- decoding (applier) ---------- */
 

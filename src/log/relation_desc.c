@@ -175,6 +175,16 @@ can_send(Oid typid)
 	return result;
 }
 
+bool
+column_type_is_xml(Oid typid)
+{
+	Oid			element;
+
+	typid = getBaseType(typid);
+	element = get_element_type(typid);
+	return typid == XMLOID || (OidIsValid(element) && getBaseType(element) == XMLOID);
+}
+
 char
 column_form_for_type(Oid typid)
 {
@@ -200,6 +210,7 @@ column_form_for_type(Oid typid)
 		case VARCHAROID:
 		case BPCHAROID:
 		case BYTEAOID:
+		case XMLOID:
 			return COLUMN_VARLENA;
 	}
 	if (!can_send(typid))
@@ -207,7 +218,8 @@ column_form_for_type(Oid typid)
 
 	/* An array is what its elements are. */
 	element = get_element_type(typid);
-	if (OidIsValid(element) && column_form_for_type(element) == COLUMN_TEXT)
+	if (OidIsValid(element) &&
+		(column_form_for_type(element) == COLUMN_TEXT || column_type_is_xml(element)))
 		return COLUMN_TEXT;
 	return COLUMN_SEND;
 }

@@ -466,7 +466,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     height constant integer := 8;
-    steps constant text := ' ▁▂▃▄▅▆▇█';
+    steps text := ' .:-=+*%#';
     bars double precision[];
     top double precision;
     first_at timestamptz;
@@ -488,6 +488,11 @@ BEGIN
     IF first_at IS NULL THEN
         RETURN NEXT format('no history of stream "%s" yet', stream);
         RETURN;
+    END IF;
+
+    -- Where the encoding has them: blocks of an eighth to the full height of a line.
+    IF getdatabaseencoding() = 'UTF8' THEN
+        steps := (SELECT ' ' || string_agg(chr(9600 + n), '' ORDER BY n) FROM generate_series(1, 8) n);
     END IF;
 
     -- One bar a column: the worst second in it; -1 where it was unknown.
@@ -517,8 +522,9 @@ BEGIN
         RETURN NEXT '|' || rtrim(line);
     END LOOP;
     RETURN NEXT '+' || repeat('-', width);
-    RETURN NEXT ' ' || rpad(to_char(first_at, 'HH24:MI:SS'), width - 8)
-        || to_char(last_at, 'HH24:MI:SS');
+    -- to_char() would read the names of days, which not every encoding can have.
+    RETURN NEXT ' ' || rpad(date_trunc('second', first_at)::time::text, width - 8)
+        || date_trunc('second', last_at)::time::text;
 END
 $$;
 COMMENT ON FUNCTION fanout.staleness_chart(name, integer) IS
