@@ -95,6 +95,7 @@ note_made(ObjectAccessType access, Oid class_id, Oid object_id, int sub_id, void
 static void
 tell_members(List *made)
 {
+	SchemaChange change = {0};
 	ListCell   *lc;
 
 	CommandCounterIncrement();
@@ -106,7 +107,7 @@ tell_members(List *made)
 			write_statement_down(psprintf("ALTER EXTENSION %s ADD %s %s",
 										  quote_identifier(get_extension_name(CurrentExtensionObject)),
 										  getObjectTypeDescription(object, true),
-										  getObjectIdentity(object, true)), NIL, 0);
+										  getObjectIdentity(object, true)), &change);
 	}
 }
 
