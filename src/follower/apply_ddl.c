@@ -404,8 +404,9 @@ change_followed_tables(const char *query, List *relids)
 }
 
 /*
- * Tables that are gone lose their row, renamed ones have the new name, new ones get one.  This
- * takes no longer for there being many tables.
+ * Tables that are gone lose their row, and so do those that the statement made unlogged: their changes
+ * are not in the stream.  Renamed ones have the new name, new ones get one.  This takes no longer
+ * for there being many tables.
  */
 static void
 update_followed_tables(void)
@@ -423,6 +424,11 @@ update_followed_tables(void)
 								  " AND t.state <> 'm'"
 								  " AND NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = t.relid)",
 								  relids);
+	rows += change_followed_tables("DELETE FROM fanout.followed_table t"
+								   " WHERE t.followed_id = $1 AND t.relid = ANY ($2)"
+								   " AND EXISTS (SELECT FROM pg_class c"
+								   " WHERE c.oid = t.relid AND c.relpersistence <> 'p')",
+								   ddl.touched);
 	rows += change_followed_tables("UPDATE fanout.followed_table t"
 								   " SET nspname = n.nspname, relname = c.relname"
 								   " FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"

@@ -153,6 +153,7 @@ group_open_table(ApplyRelation *relation, Oid relid)
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("cannot replicate into partition \"%s\"", RelationGetRelationName(rel)),
 				 errdetail("It is not an ordinary table on this follower.")));
+	local_table_require_permanent(rel);
 	relation_map_columns(relation, rel);
 	open_relation(relation);
 	table_close(rel, NoLock);

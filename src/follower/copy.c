@@ -287,3 +287,17 @@ schedule_copy(int32 followed_id, Oid relid)
 				 errmsg("table \"%s\" is not replicated by that stream", get_rel_name(relid))));
 	followed_execute("UPDATE fanout.followed_stream SET copy_data = true WHERE id = $1", followed_id);
 }
+
+/*
+ * Tables that are not logged, nor those with such a partition, are not in line with the stream: a crash
+ * may have emptied them.  Their copy fails until they are logged.
+ */
+void
+schedule_copies_of_unlogged(int32 followed_id)
+{
+	followed_execute("UPDATE fanout.followed_table t SET state = 'p', copy_number = copy_number + 1"
+					 " WHERE followed_id = $1 AND state <> 'p' AND EXISTS"
+					 " (SELECT FROM pg_class c WHERE c.relpersistence = 'u' AND c.relkind = 'r'"
+					 " AND (c.oid = t.relid OR c.relispartition AND t.relid IN"
+					 " (SELECT a.relid FROM pg_partition_ancestors(c.oid) a)))", followed_id);
+}

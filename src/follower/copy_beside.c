@@ -222,6 +222,7 @@ note_where_it_begins(FollowedRow *row, bool copier_there)
 
 	begin_step("looking for tables to be copied");
 	MemoryContextSwitchTo(context);
+	schedule_copies_of_unlogged(row->id);
 	pending = any_in_state(row->id, TABLE_PENDING);
 	behind = any_in_state(row->id, TABLE_BEHIND);
 	if (pending && !behind && !copier_there)
@@ -501,8 +502,9 @@ keep_error(void)
 	MemoryContextSwitchTo(TopMemoryContext);
 	error = CopyErrorData();
 	worker_info_error(&my_stream->mutex, &my_stream->worker,
-					  psprintf("copying tables beside the stream: %s",
-							   error->message ? error->message : "unknown error"));
+					  psprintf("copying tables beside the stream: %s%s%s",
+							   error->message ? error->message : "unknown error",
+							   error->detail ? ": " : "", error->detail ? error->detail : ""));
 }
 
 /* The record is left last of all: before_shmem_exit() calls go from the last to the first. */

@@ -250,6 +250,18 @@ table_context(void *arg)
 	errcontext("copying table \"%s.%s\"", table->nspname, table->relname);
 }
 
+static void
+require_permanent(Oid relid)
+{
+	ListCell   *lc;
+
+	foreach(lc, local_table_open_all(NIL, relid, RowExclusiveLock))
+	{
+		local_table_require_permanent(lfirst(lc));
+		table_close(lfirst(lc), NoLock);
+	}
+}
+
 /* Readers go on seeing the old rows, and nobody waits for a lock that they have. */
 static void
 empty_beside(Oid relid)
@@ -316,6 +328,7 @@ copy_table(const FollowedRow *row, PGconn *conn, CopyTable *table, Oid relid,
 					(errcode(ERRCODE_UNDEFINED_TABLE),
 					 errmsg("relation \"%s.%s\" was dropped while it was to be copied",
 							table->nspname, table->relname)));
+		require_permanent(relid);
 		if (check != NULL)
 			empty_beside(relid);
 		rows = copy_all_rows(conn, table, rel);

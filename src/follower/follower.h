@@ -319,6 +319,9 @@ extern void initial_copy(FollowedStream *stream, FollowedRow *row);
  */
 extern void schedule_copy(int32 followed_id, Oid relid);
 
+/* The same of all tables that a crash may have emptied. */
+extern void schedule_copies_of_unlogged(int32 followed_id);
+
 /* Statements put off until the data is consistent (foreign keys); no-op when none is left. */
 extern void finish_schema(const FollowedRow *row);
 

@@ -19,7 +19,8 @@
  * replicated tables; what else there may be is not covered.
  *
  * The guard holds for superusers and whatever session_replication_role is; only
- * fanout.guard and the stream's own processes get past it.
+ * fanout.guard and the stream's own processes get past it.  What nobody else gets past is that a
+ * replicated table stays logged: a crash would empty it, and nobody would know.
  */
 #include "postgres.h"
 
@@ -224,6 +225,38 @@ check_subscribed_tables(void)
 		guard_check_table(lfirst_oid(lc), current_command);
 }
 
+/* Does the statement take a table out of the WAL? */
+static bool
+makes_unlogged(Node *stmt)
+{
+	ListCell   *lc;
+
+	if (!IsA(stmt, AlterTableStmt))
+		return false;
+	foreach(lc, ((AlterTableStmt *) stmt)->cmds)
+	{
+		if (lfirst_node(AlterTableCmd, lc)->subtype == AT_SetUnLogged)
+			return true;
+	}
+	return false;
+}
+
+static void
+check_stays_logged(Node *stmt)
+{
+	Oid			relid;
+
+	if (allowed || !follows_anything() || !makes_unlogged(stmt))
+		return;
+	relid = RangeVarGetRelid(((AlterTableStmt *) stmt)->relation, NoLock, true);
+	if (!OidIsValid(relid) || guard_stream_of(relid) == NULL)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("replicated table \"%s\" must stay logged", get_rel_name(relid)),
+			 errdetail("After a crash it would be empty.")));
+}
+
 static void
 guard_process_utility(PlannedStmt *pstmt, const char *query_string, bool read_only_tree,
 					  ProcessUtilityContext context, ParamListInfo params,
@@ -235,6 +268,7 @@ guard_process_utility(PlannedStmt *pstmt, const char *query_string, bool read_on
 
 	if (!guard_is_active())
 	{
+		check_stays_logged(pstmt->utilityStmt);
 		next(pstmt, query_string, read_only_tree, context, params, query_env, dest, qc);
 		dropped_tables_finish();
 		if (follows_anything())

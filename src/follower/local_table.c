@@ -67,6 +67,20 @@ local_table_find(const char *nspname, const char *relname, int lockmode, bool mi
 	return relid;
 }
 
+void
+local_table_require_permanent(Relation rel)
+{
+	if (rel->rd_rel->relpersistence == RELPERSISTENCE_PERMANENT ||
+		rel->rd_rel->relkind == RELKIND_PARTITIONED_TABLE)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("cannot replicate into relation \"%s.%s\"",
+					get_namespace_name(RelationGetNamespace(rel)), RelationGetRelationName(rel)),
+			 errdetail("It is not logged on this follower: after a crash it would be empty."),
+			 errhint("Use ALTER TABLE ... SET LOGGED with \"fanout.guard\" off; it is copied again, then.")));
+}
+
 /* ---------- whose rights ---------- */
 
 void

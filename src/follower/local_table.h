@@ -20,6 +20,9 @@ extern bool local_relation_is_system(Oid relid, const char *nspname);
 extern Oid	local_table_find(const char *nspname, const char *relname, int lockmode,
 							 bool missing_ok);
 
+/* Fail if a crash would empty it.  Of a partitioned table it is the partitions that count. */
+extern void local_table_require_permanent(Relation rel);
+
 /* Who one was before local_table_become(). */
 typedef struct FormerUser
 {

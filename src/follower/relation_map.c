@@ -345,6 +345,7 @@ map_relation(ApplyRelation *relation)
 				 errmsg("cannot replicate into relation \"%s.%s\"",
 						relation->desc->nspname, relation->desc->relname),
 				 errdetail("It is neither an ordinary nor a partitioned table on this follower.")));
+	local_table_require_permanent(rel);
 
 	if (relation->map_context == NULL)
 		relation->map_context = AllocSetContextCreate(relations_context, "pg_fanout mapping",
