@@ -188,23 +188,20 @@ typedef bool FanoutUpdateIndexes;
 
 /*
  * 16 keeps the permissions that are to be checked apart from the range table, and 18
- * wants to know which relations are left after pruning.
+ * wants to know which relations are left after pruning.  Unlike ExecInitRangeTable() this adds to
+ * what there is; es_relations stays empty, since nothing is opened by its number.
  */
 static inline void
 fanout_add_to_range_table(EState *estate, RangeTblEntry *rte)
 {
-	List	   *rtes = lappend(list_copy(estate->es_range_table), rte);
-
+	estate->es_range_table = lappend(estate->es_range_table, rte);
+	estate->es_range_table_size = list_length(estate->es_range_table);
 #if PG_VERSION_NUM >= 160000
 	addRTEPermissionInfo(&estate->es_rteperminfos, rte);
 #endif
 #if PG_VERSION_NUM >= 180000
-	ExecInitRangeTable(estate, rtes, estate->es_rteperminfos,
-					   bms_add_range(NULL, 1, list_length(rtes)));
-#elif PG_VERSION_NUM >= 160000
-	ExecInitRangeTable(estate, rtes, estate->es_rteperminfos);
-#else
-	ExecInitRangeTable(estate, rtes);
+	estate->es_unpruned_relids = bms_add_member(estate->es_unpruned_relids,
+												estate->es_range_table_size);
 #endif
 }
 

@@ -24,14 +24,17 @@
 #include "postgres.h"
 
 #include "access/transam.h"
+#include "access/twophase.h"
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "lib/ilist.h"
 #include "datatype/timestamp.h"
+#include "miscadmin.h"
 #include "pgstat.h"
 #include "replication/origin.h"
+#include "storage/lock.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
@@ -51,6 +54,11 @@ typedef struct LocalCommit
 	XLogRecPtr	local_end;
 	XLogRecPtr	leader_lsn;
 } LocalCommit;
+
+/* A group is committed at the latest when it has so many, or so much of the server's locks. */
+#define GROUP_CHANGES		20000
+#define GROUP_TRANSACTIONS	1000
+#define LOCK_SHARE			8
 
 /*
  * A transaction that fails again is not tried before so many times as long as it took have passed,
@@ -73,6 +81,7 @@ static struct
 	bool		ends_group;		/* ... which changed the schema: the group ends with it */
 	bool		reread;			/* once the group is committed the worker looks at its row */
 	uint64		changes;		/* in the group */
+	uint64		locks;			/* on relations */
 	uint64		transactions;
 	LogTxn		last;			/* the last whole transaction in the group */
 	slist_head	changed;		/* relations that the group changed */
@@ -146,6 +155,7 @@ begin_group(void)
 	PushActiveSnapshot(GetTransactionSnapshot());
 	applier.in_group = true;
 	applier.changes = 0;
+	applier.locks = 0;
 	applier.transactions = 0;
 }
 
@@ -220,6 +230,12 @@ apply_tables_gone(void)
 }
 
 void
+apply_count_locks(int locks)
+{
+	applier.locks += locks;
+}
+
+void
 apply_count(ApplyRelation *relation)
 {
 	if (relation->changes++ == 0)
@@ -288,6 +304,7 @@ apply_commit_group(void)
 		pg_atomic_write_u32(&applier.stream->reread, 1);
 	applier.reread = false;
 	applier.changes = 0;
+	applier.locks = 0;
 	applier.transactions = 0;
 	pgstat_report_stat(false);
 }
@@ -570,16 +587,20 @@ apply_frame(const Frame *frame)
 
 /* ---------- positions ---------- */
 
-uint64
-apply_pending_changes(void)
+/* What one process may well take of the locks that the server has room for. */
+static uint64
+lock_share(void)
 {
-	return applier.changes;
+	uint64		all = (uint64) max_locks_per_xact * (MaxBackends + max_prepared_xacts);
+
+	return Max(max_locks_per_xact, all / LOCK_SHARE);
 }
 
-uint64
-apply_pending_transactions(void)
+bool
+apply_group_is_full(void)
 {
-	return applier.transactions;
+	return applier.changes >= GROUP_CHANGES || applier.transactions >= GROUP_TRANSACTIONS ||
+		applier.locks >= lock_share();
 }
 
 bool

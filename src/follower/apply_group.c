@@ -30,6 +30,9 @@ typedef struct DefaultColumn
 	ExprState  *expr;
 } DefaultColumn;
 
+/* On a table's TOAST table and the index of that, at the most. */
+#define TOAST_LOCKS	2
+
 static EState *estate = NULL;
 static EPQState recheck;		/* valid while estate is */
 static List *open_relations = NIL;	/* of ApplyRelation; list lives in estate */
@@ -120,6 +123,8 @@ open_relation(ApplyRelation *relation)
 	estate->es_opened_result_relations =
 		lappend(estate->es_opened_result_relations, relation->result);
 	ExecOpenIndices(relation->result, false);
+	apply_count_locks(1 + relation->result->ri_NumIndices +
+					  (OidIsValid(relation->rel->rd_rel->reltoastrelid) ? TOAST_LOCKS : 0));
 
 	relation->new_slot = ExecInitExtraTupleSlot(estate, tupdesc, &TTSOpsVirtual);
 	relation->search_slot = ExecInitExtraTupleSlot(estate, tupdesc, &TTSOpsVirtual);

@@ -150,8 +150,9 @@ extern Datum column_input_value(ColumnInput *input, const ColumnDesc *column,
 extern Datum column_search_value(ColumnInput *input, const ColumnDesc *column,
 								 const ColumnValue *value);
 
-/* apply.c: count a change of the running local transaction. */
+/* apply.c: count a change of the running local transaction, and its locks on relations. */
 extern void apply_count(ApplyRelation *relation);
+extern void apply_count_locks(int locks);
 
 /* Once it is committed, the worker has to look for tables to copy. */
 extern void apply_needs_copy(void);

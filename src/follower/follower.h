@@ -269,9 +269,8 @@ extern void apply_commit_group(void);
  */
 extern void apply_failed(void);
 
-/* Number of row changes and of whole transactions that wait for apply_commit_group(). */
-extern uint64 apply_pending_changes(void);
-extern uint64 apply_pending_transactions(void);
+/* Is it time for apply_commit_group() although there is more input? */
+extern bool apply_group_is_full(void);
 extern bool apply_in_transaction(void); /* a leader transaction is half applied */
 extern bool apply_in_change(void);	/* ... and one of its changes */
 

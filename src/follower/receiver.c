@@ -34,10 +34,6 @@
 #include "transaction.h"
 #include "wire/message.h"
 
-/* A group is committed at the latest when it has so many. */
-#define GROUP_CHANGES		20000
-#define GROUP_TRANSACTIONS	1000
-
 #define STATUS_INTERVAL_US	200000
 #define SILENCE_US			INT64CONST(30000000)
 
@@ -291,8 +287,7 @@ receive_frames(Receiver *receiver, const char *data, Size len)
 		apply_frame(&frame);
 		data += size;
 		len -= size;
-		if (apply_pending_changes() >= GROUP_CHANGES ||
-			apply_pending_transactions() >= GROUP_TRANSACTIONS)
+		if (apply_group_is_full())
 			apply_commit_group();
 	}
 }
