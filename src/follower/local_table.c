@@ -21,12 +21,16 @@
 #include "access/tableam.h"
 #include "access/transam.h"
 #include "catalog/catalog.h"
+#include "catalog/dependency.h"
+#include "catalog/heap.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_trigger.h"
+#include "commands/sequence.h"
 #include "commands/tablecmds.h"
 #include "commands/trigger.h"
+#include "executor/executor.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "nodes/parsenodes.h"
@@ -192,12 +196,86 @@ local_table_open_all(List *rels, Oid relid, int lockmode)
 	return rels;
 }
 
+void
+local_table_delete_all(Relation rel, void (*each_row) (void))
+{
+	Snapshot	snapshot = GetActiveSnapshot();
+	TupleTableSlot *slot;
+	TableScanDesc scan;
+
+	if (rel->rd_rel->relkind == RELKIND_PARTITIONED_TABLE)
+		return;
+	slot = table_slot_create(rel, NULL);
+	scan = table_beginscan(rel, snapshot, 0, NULL);
+	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (each_row != NULL)
+			each_row();
+		simple_table_tuple_delete(rel, &slot->tts_tid, snapshot);
+	}
+	table_endscan(scan);
+	ExecDropSingleTupleTableSlot(slot);
+}
+
+/* Those that a foreign key of a table refers to that is not one of them. */
+static List *
+referred_from_outside(List *rels)
+{
+	List	   *relids = NIL;
+	List	   *referring;
+	List	   *result = NIL;
+	ListCell   *lc;
+
+	foreach(lc, rels)
+	{
+		if (((Relation) lfirst(lc))->rd_rel->relhastriggers)
+			relids = lappend_oid(relids, RelationGetRelid((Relation) lfirst(lc)));
+	}
+	referring = relids == NIL ? NIL : heap_truncate_find_FKs(relids);
+	if (referring == NIL)
+		return NIL;
+	foreach(lc, rels)
+	{
+		List	   *from = heap_truncate_find_FKs(list_make1_oid(RelationGetRelid((Relation) lfirst(lc))));
+
+		if (list_length(list_difference_oid(from, referring)) < list_length(from))
+			result = lappend(result, lfirst(lc));
+	}
+	return result;
+}
+
+/* As TRUNCATE does it, but row by row. */
 static void
-truncate_as(Oid owner, List *rels, bool restart_sequences)
+delete_instead(Relation rel, bool restart_sequences)
+{
+	EState	   *estate = CreateExecutorState();
+	ResultRelInfo *result = makeNode(ResultRelInfo);
+	ListCell   *lc;
+
+	ereport(LOG,
+			(errmsg("rows of relation \"%s\" are deleted one by one where the leader emptied it",
+					RelationGetRelationName(rel)),
+			 errdetail("A foreign key of a table of this follower refers to it.")));
+	InitResultRelInfo(result, rel, 0, NULL, 0);
+	estate->es_opened_result_relations = list_make1(result);
+	AfterTriggerBeginQuery();
+	ExecBSTruncateTriggers(estate, result);
+	local_table_delete_all(rel, NULL);
+	ExecASTruncateTriggers(estate, result);
+	AfterTriggerEndQuery(estate);
+	FreeExecutorState(estate);
+	if (!restart_sequences)
+		return;
+	foreach(lc, getOwnedSequences(RelationGetRelid(rel)))
+		ResetSequence(lfirst_oid(lc));
+}
+
+static void
+truncate_all(List *rels, bool restart_sequences)
 {
 	List	   *relids = NIL;
 	List	   *logged = NIL;
-	FormerUser	former;
 	ListCell   *lc;
 
 	foreach(lc, rels)
@@ -208,8 +286,30 @@ truncate_as(Oid owner, List *rels, bool restart_sequences)
 		if (RelationIsLogicallyLogged(rel))
 			logged = lappend_oid(logged, RelationGetRelid(rel));
 	}
-	local_table_become(owner, &former);
 	fanout_truncate(rels, relids, logged, restart_sequences);
+}
+
+/*
+ * The leader's word is that the tables are empty.  Where a foreign key of this follower's own refers
+ * to one of them, TRUNCATE would refuse, or empty the other table, too: rows are deleted, then, and what
+ * refers to them stays as it is, as it does when the leader deletes rows.
+ */
+static void
+truncate_as(Oid owner, List *rels, bool restart_sequences)
+{
+	List	   *referred;
+	FormerUser	former;
+	ListCell   *lc;
+
+	local_table_become(owner, &former);
+	while ((referred = referred_from_outside(rels)) != NIL)
+	{
+		foreach(lc, referred)
+			delete_instead(lfirst(lc), restart_sequences);
+		rels = list_difference_ptr(rels, referred);
+	}
+	if (rels != NIL)
+		truncate_all(rels, restart_sequences);
 	local_table_become_former(&former);
 }
 
@@ -248,26 +348,4 @@ local_tables_truncate(List *rels, bool restart_sequences)
 		}
 		truncate_as(owner, owned, restart_sequences);
 	}
-}
-
-void
-local_table_delete_all(Relation rel, void (*each_row) (void))
-{
-	Snapshot	snapshot = GetActiveSnapshot();
-	TupleTableSlot *slot;
-	TableScanDesc scan;
-
-	if (rel->rd_rel->relkind == RELKIND_PARTITIONED_TABLE)
-		return;
-	slot = table_slot_create(rel, NULL);
-	scan = table_beginscan(rel, snapshot, 0, NULL);
-	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
-	{
-		CHECK_FOR_INTERRUPTS();
-		if (each_row != NULL)
-			each_row();
-		simple_table_tuple_delete(rel, &slot->tts_tid, snapshot);
-	}
-	table_endscan(scan);
-	ExecDropSingleTupleTableSlot(slot);
 }
