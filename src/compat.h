@@ -174,6 +174,18 @@ typedef bool FanoutUpdateIndexes;
 #define FANOUT_EXECUTOR_RUN_ARGUMENTS query, direction, count, once
 #endif
 
+#include "rewrite/rewriteHandler.h"
+
+/* 18 has another name for the prepared check constraints, and columns that are computed in them. */
+#if PG_VERSION_NUM >= 180000
+#define fanout_check_states(result) ((result)->ri_CheckConstraintExprs)
+#define fanout_check_expression(check, rel) \
+	((Expr *) expand_generated_columns_in_expr(stringToNode((check)->ccbin), (rel), 1))
+#else
+#define fanout_check_states(result) ((result)->ri_ConstraintExprs)
+#define fanout_check_expression(check, rel) ((Expr *) stringToNode((check)->ccbin))
+#endif
+
 #include "storage/proc.h"
 
 /* 17 computes a process's number from its place. */

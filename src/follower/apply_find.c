@@ -140,9 +140,9 @@ set_keys(ApplyRelation *relation, const ColumnValue *row)
 
 		if (column < 0 || row[column].kind != VALUE_PRESENT)
 			return false;
-		find->keys[i].sk_argument = column_search_value(&relation->inputs[column],
-														&relation->desc->columns[column],
-														&row[column]);
+		find->keys[i].sk_argument = column_input_value(&relation->inputs[column],
+														   &relation->desc->columns[column],
+														   &row[column]);
 	}
 	return true;
 }

@@ -102,6 +102,31 @@ group_put_defaults(ApplyRelation *relation, TupleTableSlot *slot)
 	}
 }
 
+/*
+ * Rows may be older than a constraint that is not valid.  The server prepares the checks when there are
+ * none yet, and one that is empty always holds.
+ */
+static void
+leave_out_checks(const ApplyRelation *relation)
+{
+	TupleConstr *constr = RelationGetDescr(relation->rel)->constr;
+	ExprState **checks;
+	bool		valid = true;
+
+	for (int i = 0; constr != NULL && i < constr->num_check; i++)
+		valid &= constr->check[i].ccvalid;
+	if (valid)
+		return;
+	checks = palloc0(constr->num_check * sizeof(ExprState *));
+	for (int i = 0; i < constr->num_check; i++)
+	{
+		if (constr->check[i].ccvalid)
+			checks[i] = ExecPrepareExpr(fanout_check_expression(&constr->check[i], relation->rel),
+										estate);
+	}
+	fanout_check_states(relation->result) = checks;
+}
+
 static void
 open_relation(ApplyRelation *relation)
 {
@@ -131,6 +156,7 @@ open_relation(ApplyRelation *relation)
 	relation->found_slot = ExecInitExtraTupleSlot(estate, tupdesc,
 												  table_slot_callbacks(relation->rel));
 	relation->defaults = prepare_defaults(relation);
+	leave_out_checks(relation);
 	local_table_fire_deferred(relation->rel);
 	relation->triggers = local_table_has_triggers(relation->rel);
 	relation->plain_update = update_is_plain(relation);

@@ -25,7 +25,7 @@ typedef struct ColumnInput
 	int16		typlen;			/* of the leader's type */
 	bool		typbyval;
 	bool		names_object;	/* of the leader's, which need not be here */
-	struct ColumnInput *search; /* of a domain: the same without its constraints */
+	Oid			element_domain; /* of an array of a domain's values */
 } ColumnInput;
 
 /* The open partitions of a local table (apply_partition.c). */
@@ -145,10 +145,6 @@ extern void column_input_init(ColumnInput *input, const ColumnDesc *column,
 							  Form_pg_attribute attr);
 extern Datum column_input_value(ColumnInput *input, const ColumnDesc *column,
 								const ColumnValue *value);
-
-/* The same of a row that is there already. */
-extern Datum column_search_value(ColumnInput *input, const ColumnDesc *column,
-								 const ColumnValue *value);
 
 /* apply.c: count a change of the running local transaction, and its locks on relations. */
 extern void apply_count(ApplyRelation *relation);

@@ -38,9 +38,8 @@ row_memory(void)
 
 /* ---------- rows to slots ---------- */
 
-/* Of a row to write, or of one that is there already, to search for. */
 static void
-put_columns(ApplyRelation *relation, const ColumnValue *row, TupleTableSlot *slot, bool search)
+put_columns(ApplyRelation *relation, const ColumnValue *row, TupleTableSlot *slot)
 {
 	MemoryContext oldcontext = MemoryContextSwitchTo(row_memory());
 
@@ -54,8 +53,8 @@ put_columns(ApplyRelation *relation, const ColumnValue *row, TupleTableSlot *slo
 		apply_position.column = &relation->desc->columns[i];
 		slot->tts_isnull[at] = row[i].kind == VALUE_NULL;
 		if (row[i].kind == VALUE_PRESENT)
-			slot->tts_values[at] = (search ? column_search_value : column_input_value)
-				(input, &relation->desc->columns[i], &row[i]);
+			slot->tts_values[at] = column_input_value(input, &relation->desc->columns[i],
+													  &row[i]);
 	}
 	apply_position.column = NULL;
 	MemoryContextSwitchTo(oldcontext);
@@ -76,7 +75,7 @@ void
 row_put_new(ApplyRelation *relation, const ColumnValue *row, TupleTableSlot *slot)
 {
 	clear_row(slot);
-	put_columns(relation, row, slot, false);
+	put_columns(relation, row, slot);
 	group_put_defaults(relation, slot);
 	ExecStoreVirtualTuple(slot);
 }
@@ -114,7 +113,7 @@ row_updated(ApplyRelation *relation, const ColumnValue *row)
 	ExecClearTuple(slot);
 	memcpy(slot->tts_values, found->tts_values, natts * sizeof(Datum));
 	memcpy(slot->tts_isnull, found->tts_isnull, natts * sizeof(bool));
-	put_columns(relation, row, slot, false);
+	put_columns(relation, row, slot);
 	ExecStoreVirtualTuple(slot);
 	return slot;
 }
@@ -204,7 +203,7 @@ row_searched(ApplyRelation *relation, const Change *change)
 	TupleTableSlot *slot = relation->search_slot;
 
 	clear_row(slot);
-	put_columns(relation, change->oldkind != OLD_NONE ? change->oldrow : change->newrow, slot, true);
+	put_columns(relation, change->oldkind != OLD_NONE ? change->oldrow : change->newrow, slot);
 	ExecStoreVirtualTuple(slot);
 	return slot;
 }

@@ -174,11 +174,16 @@ extern char *copy_source_message(int *len);	/* for PQfreemem(); NULL: the end */
 extern void copy_source_end(void);
 extern int64 copy_source_bytes(void);	/* received so far */
 
+/* ---------- copy_table.c ---------- */
+
+/* The server's COPY FROM of what copy_source_read() gives. */
+extern struct CopyFromStateData *copy_from_begin(const CopyTable *table, Relation rel, bool binary);
+
 /* ---------- copy_rows.c ---------- */
 
-/* Can these columns' binary rows be stored without COPY FROM?  Do so; returns their number. */
-extern bool copy_rows_can(const CopyTable *table, Relation rel);
-extern uint64 copy_rows(const CopyTable *table, Relation rel);
+/* Can the table's rows be stored without COPY FROM?  Do so; returns their number. */
+extern bool copy_rows_can(Relation rel);
+extern uint64 copy_rows(const CopyTable *table, Relation rel, bool binary);
 
 /* ---------- copy_table.c ---------- */
 

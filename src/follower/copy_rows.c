@@ -1,22 +1,25 @@
 /*
  * copy_rows.c
- *		Rows of the leader's binary COPY, straight into a table.
+ *		Rows of the leader's COPY, straight into a table.
  *
  * The server's own COPY FROM calls the receive function of each column's type, and
- * much of what a copy costs is that.  Here the applier's means make rows of the bytes
- * (value.c), with the same checks as for changes, and store many at a time
- * (apply_insert.c).  That is for ordinary tables without triggers that fire here, whose columns
- * have the leader's types; all others are left to COPY FROM (copy_table.c).
+ * much of what a copy costs is that; and it holds rows to constraints that they are older than.
+ * Here the applier's means make rows of the bytes (value.c), with the same checks as for changes,
+ * and store many at a time (apply_insert.c).  That is for ordinary tables without triggers that
+ * fire here; all others are left to COPY FROM (copy_table.c).
  *
- * A message is one row: the number of columns (2 bytes), and for each column its length (4),
- * or -1 for a null, and its bytes.  Rows lie in their messages until they are stored.
+ * In binary form a message is one row: the number of columns (2 bytes), and for each column its
+ * length (4), or -1 for a null, and its bytes.  Rows lie in their messages until they are stored.
+ * Text is taken apart by COPY FROM, and kept until then.
  */
 #include "postgres.h"
 
 #include "access/heapam.h"
 #include "access/tableam.h"
 #include "catalog/pg_type.h"
+#include "commands/copy.h"
 #include "commands/progress.h"
+#include "miscadmin.h"
 #include "utils/backend_progress.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -46,7 +49,7 @@ static const char signature[11] = "PGCOPY\n\377\r\n";
 /* ---------- the table ---------- */
 
 static RelationDesc *
-describe(const CopyTable *table, Oid relid)
+describe(const CopyTable *table, Oid relid, bool binary)
 {
 	RelationDesc *desc = palloc0(sizeof(RelationDesc));
 	ListCell   *lc;
@@ -63,27 +66,17 @@ describe(const CopyTable *table, Oid relid)
 		column->name = lfirst(lc);
 		get_atttypetypmodcoll(relid, get_attnum(relid, column->name), &column->typid,
 							  &column->typmod, &collation);
+		column->typid = getBaseTypeAndTypmod(column->typid, &column->typmod);
 		column->typlen = get_typlen(column->typid);
-		column->form = column_form_for_type(column->typid);
+		column->form = binary ? column_form_for_type(column->typid) : COLUMN_TEXT;
 	}
 	return desc;
 }
 
-/* A domain's constraints are checked by its input functions, which COPY FROM calls. */
 bool
-copy_rows_can(const CopyTable *table, Relation rel)
+copy_rows_can(Relation rel)
 {
-	ListCell   *lc;
-
-	if (rel->rd_rel->relkind != RELKIND_RELATION || local_table_has_triggers(rel))
-		return false;
-	foreach(lc, table->columns)
-	{
-		if (get_typtype(get_atttype(RelationGetRelid(rel),
-									get_attnum(RelationGetRelid(rel), lfirst(lc)))) == TYPTYPE_DOMAIN)
-			return false;
-	}
-	return true;
+	return rel->rd_rel->relkind == RELKIND_RELATION && !local_table_has_triggers(rel);
 }
 
 /* ---------- a row ---------- */
@@ -121,25 +114,56 @@ read_values(const RelationDesc *desc, ByteReader *reader, ColumnValue *row)
 	}
 }
 
+/* The next one to be read. */
+static BatchRow *
+next_row(CopyRows *copy)
+{
+	BatchRow   *row = &copy->rows[copy->count];
+
+	if (row->newrow == NULL)
+		row->newrow = palloc(Max(copy->relation.desc->natts, 1) * sizeof(ColumnValue));
+	return row;
+}
+
 /* False at the end of the rows. */
 static bool
 read_row(CopyRows *copy, ByteReader *reader)
 {
 	const RelationDesc *desc = copy->relation.desc;
-	BatchRow   *row = &copy->rows[copy->count];
+	BatchRow   *row = next_row(copy);
 	int16		natts = (int16) read_uint16(reader);
 
 	if (natts == -1)
 		return false;
 	if (natts != desc->natts)
 		read_failed(reader, "It has another number of columns.");
-	if (row->newrow == NULL)
-		row->newrow = palloc(Max(natts, 1) * sizeof(ColumnValue));
 	row->len = reader->end - reader->pos;
 	read_values(desc, reader, row->newrow);
 	if (reader->pos != reader->end)
 		read_failed(reader, "There are bytes behind it.");
 	return true;
+}
+
+/* A row of text, whose fields are COPY FROM's until the next one. */
+static void
+keep_fields(CopyRows *copy, char **fields, int count)
+{
+	BatchRow   *row = next_row(copy);
+
+	if (count != copy->relation.desc->natts)
+		ereport(ERROR,
+				(errcode(ERRCODE_BAD_COPY_FILE_FORMAT),
+				 errmsg("a row of the leader's COPY has another number of columns")));
+	row->len = 0;
+	for (int i = 0; i < count; i++)
+	{
+		ColumnValue *value = &row->newrow[i];
+
+		value->kind = fields[i] == NULL ? VALUE_NULL : VALUE_PRESENT;
+		value->len = fields[i] == NULL ? 0 : strlen(fields[i]);
+		value->data = fields[i] == NULL ? NULL : pnstrdup(fields[i], value->len);
+		row->len += value->len;
+	}
 }
 
 static void
@@ -209,6 +233,35 @@ store_all(CopyRows *copy)
 	store_rows(copy);
 }
 
+static void
+store_all_text(CopyRows *copy, const CopyTable *table, Relation rel)
+{
+	CopyFromState state = copy_from_begin(table, rel, false);
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "pg_fanout rows of text",
+												  ALLOCSET_DEFAULT_SIZES);
+	char	  **fields;
+	int			count;
+
+	while (NextCopyFromRawFields(state, &fields, &count))
+	{
+		MemoryContext oldcontext;
+
+		CHECK_FOR_INTERRUPTS();
+		(void) next_row(copy);
+		oldcontext = MemoryContextSwitchTo(context);
+		keep_fields(copy, fields, count);
+		MemoryContextSwitchTo(oldcontext);
+		copy->bytes += copy->rows[copy->count++].len;
+		if (copy->count < BATCH_ROWS && copy->bytes < BATCH_BYTES)
+			continue;
+		store_rows(copy);
+		MemoryContextReset(context);
+	}
+	store_rows(copy);
+	MemoryContextDelete(context);
+	EndCopyFrom(state);
+}
+
 /* Which row, if it is one that is being stored. */
 static void
 row_context(void *arg)
@@ -223,7 +276,7 @@ row_context(void *arg)
 }
 
 static void
-begin(CopyRows *copy, const CopyTable *table, Relation rel)
+begin(CopyRows *copy, const CopyTable *table, Relation rel, bool binary)
 {
 	static const LogTxn no_txn = {0};
 
@@ -233,7 +286,7 @@ begin(CopyRows *copy, const CopyTable *table, Relation rel)
 		copy->rows[i].txn = &no_txn;
 	}
 	copy->relation.leader_relid = table->relid;
-	copy->relation.desc = describe(table, RelationGetRelid(rel));
+	copy->relation.desc = describe(table, RelationGetRelid(rel), binary);
 	(void) group_estate();
 	group_open_table(&copy->relation, RelationGetRelid(rel));
 	copy->relation.bulk = GetBulkInsertState();
@@ -241,14 +294,17 @@ begin(CopyRows *copy, const CopyTable *table, Relation rel)
 }
 
 uint64
-copy_rows(const CopyTable *table, Relation rel)
+copy_rows(const CopyTable *table, Relation rel, bool binary)
 {
 	CopyRows   *copy = palloc0(sizeof(CopyRows));
 	ErrorContextCallback callback = {error_context_stack, row_context, copy};
 
 	error_context_stack = &callback;
-	begin(copy, table, rel);
-	store_all(copy);
+	begin(copy, table, rel, binary);
+	if (binary)
+		store_all(copy);
+	else
+		store_all_text(copy, table, rel);
 	pgstat_progress_end_command();
 	FreeBulkInsertState(copy->relation.bulk);
 	table_finish_bulk_insert(rel, 0);

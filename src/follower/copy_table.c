@@ -170,14 +170,12 @@ copy_query(const CopyTable *table, Oid relid, char relkind, bool binary)
 
 /* ---------- the rows ---------- */
 
-static uint64
-copy_from(const CopyTable *table, Relation rel, bool binary)
+CopyFromState
+copy_from_begin(const CopyTable *table, Relation rel, bool binary)
 {
 	ParseState *pstate = make_parsestate(NULL);
 	List	   *options = NIL;
 	List	   *names = NIL;
-	CopyFromState state;
-	uint64		rows;
 	ListCell   *lc;
 
 	foreach(lc, table->columns)
@@ -186,8 +184,15 @@ copy_from(const CopyTable *table, Relation rel, bool binary)
 		options = list_make1(makeDefElem("format", (Node *) makeString("binary"), -1));
 	(void) addRangeTableEntryForRelation(pstate, rel, AccessShareLock, NULL, false, false);
 
-	state = BeginCopyFrom(pstate, rel, NULL, NULL, false, copy_source_read, names, options);
-	rows = CopyFrom(state);
+	return BeginCopyFrom(pstate, rel, NULL, NULL, false, copy_source_read, names, options);
+}
+
+static uint64
+copy_from(const CopyTable *table, Relation rel, bool binary)
+{
+	CopyFromState state = copy_from_begin(table, rel, binary);
+	uint64		rows = CopyFrom(state);
+
 	EndCopyFrom(state);
 	return rows;
 }
@@ -295,8 +300,8 @@ copy_all_rows(PGconn *conn, CopyTable *table, Relation rel)
 	PQclear(leader_query(conn, copy_query(table, relid, relkind, binary), 0, NULL));
 	local_table_fire_deferred(rel);
 	local_table_become(rel->rd_rel->relowner, &former);
-	if (binary && copy_rows_can(table, rel))
-		rows = copy_rows(table, rel);
+	if (copy_rows_can(rel))
+		rows = copy_rows(table, rel, binary);
 	else
 		rows = copy_from(table, rel, binary);
 	copy_source_end();

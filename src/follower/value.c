@@ -16,6 +16,7 @@
 #include "catalog/pg_type.h"
 #include "lib/stringinfo.h"
 #include "mb/pg_wchar.h"
+#include "utils/array.h"
 #include "utils/lsyscache.h"
 
 #include "follower/apply_internal.h"
@@ -36,19 +37,22 @@ check_form(const ColumnDesc *column)
 						column->name)));
 }
 
-/* Rows may be older than a constraint of their domain, which then need not hold for them. */
-static ColumnInput *
-search_input(const ColumnDesc *column, Form_pg_attribute attr)
+/*
+ * A domain's constraints are not checked: the leader has done so, and rows that are older than a
+ * constraint need not hold to it.  So a value is made as one of the type below, and so are the
+ * elements of an array.
+ */
+static Oid
+type_to_make(Oid typid, int32 *typmod, Oid *element_domain)
 {
-	FormData_pg_attribute base = *attr;
-	ColumnInput *input;
+	Oid			type = getBaseTypeAndTypmod(typid, typmod);
+	Oid			element = get_element_type(type);
 
-	if (get_typtype(attr->atttypid) != TYPTYPE_DOMAIN)
-		return NULL;
-	input = palloc0(sizeof(ColumnInput));
-	base.atttypid = getBaseTypeAndTypmod(attr->atttypid, &base.atttypmod);
-	column_input_init(input, column, &base);
-	return input;
+	*element_domain = InvalidOid;
+	if (!OidIsValid(element) || get_typtype(element) != TYPTYPE_DOMAIN)
+		return type;
+	*element_domain = element;
+	return get_array_type(getBaseTypeAndTypmod(element, typmod));
 }
 
 /* Also of an array, or a domain over either. */
@@ -65,17 +69,18 @@ void
 column_input_init(ColumnInput *input, const ColumnDesc *column, Form_pg_attribute attr)
 {
 	Oid			function;
+	Oid			type;
 	bool		varlena;
 
 	input->attnum = attr->attnum;
 	input->typmod = attr->atttypmod;
 	input->leader_type = column->typid;
 	input->names_object = names_object(attr->atttypid);
-	input->search = search_input(column, attr);
-	input->direct = column->form != COLUMN_TEXT && attr->atttypid == column->typid &&
-		(attr->atttypmod == -1 || attr->atttypmod == column->typmod);
+	type = type_to_make(attr->atttypid, &input->typmod, &input->element_domain);
+	input->direct = column->form != COLUMN_TEXT && type == column->typid &&
+		(input->typmod == -1 || input->typmod == column->typmod);
 
-	getTypeInputInfo(attr->atttypid, &function, &input->input_ioparam);
+	getTypeInputInfo(type, &function, &input->input_ioparam);
 	fmgr_info(function, &input->input);
 	if (column->form == COLUMN_TEXT)
 		return;
@@ -202,6 +207,7 @@ Datum
 column_input_value(ColumnInput *input, const ColumnDesc *column, const ColumnValue *value)
 {
 	char	   *text;
+	Datum		datum;
 
 	if (input->direct)
 		return leader_value(input, column, value);
@@ -212,11 +218,8 @@ column_input_value(ColumnInput *input, const ColumnDesc *column, const ColumnVal
 	}
 	else
 		text = OutputFunctionCall(&input->output, leader_value(input, column, value));
-	return InputFunctionCall(&input->input, text, input->input_ioparam, input->typmod);
-}
-
-Datum
-column_search_value(ColumnInput *input, const ColumnDesc *column, const ColumnValue *value)
-{
-	return column_input_value(input->search != NULL ? input->search : input, column, value);
+	datum = InputFunctionCall(&input->input, text, input->input_ioparam, input->typmod);
+	if (OidIsValid(input->element_domain))
+		DatumGetArrayTypeP(datum)->elemtype = input->element_domain;
+	return datum;
 }
