@@ -85,6 +85,7 @@ static struct
 	uint64		transactions;
 	LogTxn		last;			/* the last whole transaction in the group */
 	slist_head	changed;		/* relations that the group changed */
+	List	   *dropped;		/* oids of tables that it dropped */
 	Change		change;
 
 	XLogRecPtr	applied_lsn;	/* committed here */
@@ -256,6 +257,24 @@ report_changes(void)
 		table_activity_add(applier.followed_id, relation->relid, relation->changes, now);
 		relation->changes = 0;
 	}
+	while (applier.dropped != NIL)
+	{
+		Oid			relid = llast_oid(applier.dropped);
+
+		applier.dropped = list_delete_last(applier.dropped);
+		table_activity_forget_table(applier.followed_id, relid);
+		relation_map_forget(relid);
+		apply_position.relation = NULL;
+	}
+}
+
+void
+apply_dropped(Oid relid)
+{
+	MemoryContext oldcontext = MemoryContextSwitchTo(applier_context);
+
+	applier.dropped = lappend_oid(applier.dropped, relid);
+	MemoryContextSwitchTo(oldcontext);
 }
 
 /* The stream has passed what copies saw ahead of it, when it gets to lsn. */

@@ -45,6 +45,7 @@
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/syscache.h"
 
 #include "arrays.h"
 #include "compat.h"
@@ -493,6 +494,19 @@ schedule_copies(List *differing, const LogTxn *txn)
 	apply_copy_again(relids);
 }
 
+/* What the statement dropped, and did not bring back by a rollback of its own. */
+static void
+tell_dropped(void)
+{
+	ListCell   *lc;
+
+	foreach(lc, ddl.touched)
+	{
+		if (!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(lfirst_oid(lc))))
+			apply_dropped(lfirst_oid(lc));
+	}
+}
+
 /* ---------- from the applier ---------- */
 
 static bool
@@ -622,6 +636,7 @@ apply_statement(const Change *change, const LogTxn *txn)
 	ddl.created = list_concat(ddl.created, differing);
 	update_followed_tables();
 	schedule_copies(differing, txn);
+	tell_dropped();
 	MemoryContextSwitchTo(oldcontext);
 	return true;
 }

@@ -96,6 +96,9 @@ extern ApplyRelation *relation_map_get(Oid leader_relid);
 extern void relation_map_reload(void);
 extern void relation_map_refresh(List *relids);	/* only these tables' rows changed */
 
+/* The stream has dropped that local table, in a transaction that is committed. */
+extern void relation_map_forget(Oid relid);
+
 /* Map the relation's columns to those of rel, in the current memory context. */
 extern void relation_map_columns(ApplyRelation *relation, Relation rel);
 
@@ -158,6 +161,9 @@ extern void apply_copy_again(List *relids);
 
 /* Tables may have gone: the last of those that were not in line was one of them, perhaps. */
 extern void apply_tables_gone(void);
+
+/* The running local transaction drops that table, and the leader changes it no more. */
+extern void apply_dropped(Oid relid);
 
 /* Is what comes now applied already, but for tables that were copied beside the stream? */
 extern bool apply_is_replaying(void);

@@ -34,7 +34,15 @@
 #include "follower/apply_internal.h"
 #include "follower/local_table.h"
 
+/* By its oid here; what a local table is no more finds nothing to invalidate. */
+typedef struct LocalRelation
+{
+	Oid			relid;			/* hash key */
+	ApplyRelation *relation;
+} LocalRelation;
+
 static HTAB *relations = NULL;
+static HTAB *by_relid = NULL;	/* of LocalRelation */
 static ApplyRelation *last_described = NULL;	/* the last one that was looked for */
 static MemoryContext relations_context = NULL;
 static int32 followed_id;
@@ -43,25 +51,49 @@ static bool all_tables;		/* the stream names no publications */
 /* ---------- the table ---------- */
 
 static void
+look_again(ApplyRelation *relation)
+{
+	relation->found = relation->mapped = false;
+}
+
+static void
 invalidate_relation(Datum arg, Oid relid)
 {
 	HASH_SEQ_STATUS status;
 	ApplyRelation *relation;
+	LocalRelation *local;
 
 	if (relations == NULL)
 		return;
+	if (OidIsValid(relid))
+	{
+		local = hash_search(by_relid, &relid, HASH_FIND, NULL);
+		if (local != NULL)
+			look_again(local->relation);
+		return;
+	}
 	hash_seq_init(&status, relations);
 	while ((relation = hash_seq_search(&status)) != NULL)
-	{
-		if (!OidIsValid(relid) || relation->relid == relid)
-			relation->found = relation->mapped = false;
-	}
+		look_again(relation);
+}
+
+/* From here on, invalidations of the local table are the relation's.  It had another one, perhaps. */
+static void
+note_local(ApplyRelation *relation)
+{
+	bool		found;
+	LocalRelation *local = hash_search(by_relid, &relation->relid, HASH_ENTER, &found);
+
+	if (found && local->relation != relation)
+		look_again(local->relation);
+	local->relation = relation;
 }
 
 void
 relation_map_init(const FollowedRow *row)
 {
 	HASHCTL		ctl = {.keysize = sizeof(Oid), .entrysize = sizeof(ApplyRelation)};
+	HASHCTL		local_ctl = {.keysize = sizeof(Oid), .entrysize = sizeof(LocalRelation)};
 	static bool registered = false;
 
 	if (relations_context != NULL)
@@ -71,6 +103,9 @@ relation_map_init(const FollowedRow *row)
 	ctl.hcxt = relations_context;
 	relations = hash_create("pg_fanout relations", 128, &ctl,
 							HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	local_ctl.hcxt = relations_context;
+	by_relid = hash_create("pg_fanout local relations", 128, &local_ctl,
+						   HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 	last_described = NULL;
 	if (!registered)
 		CacheRegisterRelcacheCallback(invalidate_relation, (Datum) 0);
@@ -137,6 +172,26 @@ relation_map_describe(const char *payload, Size len)
 	relation->raw_len = len;
 	relation->found = relation->mapped = false;
 	MemoryContextSwitchTo(oldcontext);
+}
+
+void
+relation_map_forget(Oid relid)
+{
+	LocalRelation *local = hash_search(by_relid, &relid, HASH_FIND, NULL);
+	ApplyRelation *relation;
+
+	if (local == NULL)
+		return;
+	relation = local->relation;
+	if (relation->relid == relid)
+	{
+		if (relation->map_context != NULL)
+			MemoryContextDelete(relation->map_context);
+		MemoryContextDelete(relation->desc_context);
+		(void) hash_search(relations, &relation->leader_relid, HASH_REMOVE, NULL);
+		last_described = NULL;
+	}
+	(void) hash_search(by_relid, &relid, HASH_REMOVE, NULL);
 }
 
 /* Entries stay where they are; changes of one relation often come in a row. */
@@ -322,6 +377,7 @@ find_relation(ApplyRelation *relation)
 	relation->state = '\0';
 	if (!OidIsValid(relation->relid))
 		return;
+	note_local(relation);
 	if (relation_map_table(relation->relid) == NULL)
 		add_table(relation);
 	table = relation_map_table(relation->relid);

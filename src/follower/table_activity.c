@@ -120,6 +120,15 @@ table_activity_forget(int32 followed_id)
 	dshash_seq_term(&status);
 }
 
+void
+table_activity_forget_table(int32 followed_id, Oid relid)
+{
+	ActivityKey key = {.dboid = MyDatabaseId, .followed_id = followed_id, .relid = relid};
+
+	if (attached(false))
+		(void) dshash_delete_key(activity, &key);
+}
+
 #define ACTIVITY_COLUMNS	4
 
 /* table_activity() RETURNS SETOF (followed_id, relid, changes_applied, last_changed_at) */

@@ -13,6 +13,8 @@
  */
 extern void table_activity_add(int32 followed_id, Oid relid, uint64 changes, TimestampTz at);
 
+extern void table_activity_forget_table(int32 followed_id, Oid relid);
+
 /* Forget all tables of a followed stream of this database. */
 extern void table_activity_forget(int32 followed_id);
 

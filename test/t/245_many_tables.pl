@@ -45,5 +45,45 @@ room_for_locks(128);
 wait_for_catchup($leader, $follower);
 same_data('... and so is it, where there are enough', $leader, $follower);
 
+# ---------- tables that come and go ----------
+# The worker and what all sessions share keep nothing of those that are gone.
+$leader->safe_psql('postgres', 'CREATE TABLE stays (id int PRIMARY KEY); INSERT INTO stays VALUES (1)');
+sub come_and_go
+{
+	$leader->safe_psql('postgres', q{DO $$ BEGIN FOR i IN 1..300 LOOP EXECUTE 'CREATE TABLE x (id int PRIMARY KEY, a text)'; INSERT INTO x VALUES (1, 'x'); EXECUTE 'DROP TABLE x'; COMMIT; END LOOP; END $$});
+	wait_for_catchup($leader, $follower);
+	return;
+}
+sub kept { return $follower->safe_psql('postgres', 'SELECT count(*) FROM fanout.table_activity()') }
+wait_for_catchup($leader, $follower);
+my $kept = kept();
+come_and_go();
+is(kept(), $kept, 'nothing is kept of tables that are gone');
+my $contexts = q{SELECT pg_log_backend_memory_contexts(pid) FROM pg_stat_activity WHERE backend_type = 'pg_fanout follower'};
+sub contexts
+{
+	my $before = -s $follower->logfile;
+	my $log;
+	$follower->safe_psql('postgres', $contexts);
+	wait_until('the memory contexts', sub {
+			# It answers between two things to do.
+			$log = substr PostgreSQL::Test::Utils::slurp_file($follower->logfile), $before;
+			$log =~ /Grand total/ });
+	my @all = $log =~ /pg_fanout (?:relation|mapping)(?: \d+)?: \d+ total/g;
+	my ($more) = $log =~ /(\d+) more child contexts/;
+	return @all + ($more // 0);
+}
+my $worker = worker_pid($follower);
+my $first = contexts();
+come_and_go() for 1 .. 2;
+cmp_ok(contexts(), '<=', $first + 5, '... nor by the worker');
+is(worker_pid($follower), $worker, '... which is the same');
+$leader->safe_psql('postgres', q{INSERT INTO stays VALUES (2); BEGIN; SAVEPOINT s; DROP TABLE stays; ROLLBACK TO s; INSERT INTO stays VALUES (3); COMMIT;
+	DO $$ BEGIN BEGIN DROP TABLE stays; RAISE 'no'; EXCEPTION WHEN raise_exception THEN NULL; END; INSERT INTO stays VALUES (4); END $$;
+	BEGIN; DROP TABLE stays; CREATE TABLE stays (id bigint PRIMARY KEY, v int); INSERT INTO stays VALUES (5, 5); COMMIT});
+wait_for_catchup($leader, $follower);
+is($follower->safe_psql('postgres', 'SELECT * FROM stays'), '5|5', 'a table that is dropped and made again');
+is($follower->safe_psql('postgres', 'SELECT changes_applied FROM fanout.table_staleness WHERE relation = $$stays$$::regclass'), '1', '... is another one');
+
 $_->stop for $leader, $follower;
 done_testing();
