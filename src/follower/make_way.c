@@ -25,7 +25,6 @@
 #include "utils/timestamp.h"
 
 #include "follower/follower.h"
-#include "launcher.h"
 
 #define POLL_MS			10
 #define END_TIMEOUT_MS	5000
