@@ -14,7 +14,7 @@ use Chaos::Faults;
 use Chaos::Schedule;
 use Chaos::Servers;
 use Chaos::Workload;
-use Fanout qw(wait_for_copy wait_until);
+use Fanout qw(wait_until);
 use Test::More;
 use Time::HiRes qw(sleep time);
 
@@ -77,8 +77,8 @@ sub run_phase
 sub run
 {
 	Chaos::Workload::prepare($world);
-	ok(Chaos::Servers::join_again($world, $_), Chaos::Servers::name_of($_) . ' follows') for @{ $world->{followers} };
-	wait_for_copy($_->{node}) for @{ $world->{followers} };
+	my @joining = @{ $world->{followers} };
+	wait_until('everybody to follow', sub { @joining = grep { !Chaos::Servers::join_again($world, $_) } @joining; !@joining });
 	Chaos::Workload::start_checkers($world);
 	for my $i (0 .. $#phases)
 	{
@@ -92,7 +92,7 @@ sub run
 	note("reads: claims, without one, lies, oldest claim in ms: $results->{truth}",
 		"reads of own writes, missed, unanswered: $results->{own_writes}");
 	my %finished = Chaos::Workload::finished($world);
-	is(join(' ', grep { !$finished{$_} } qw(tpcb small large shapes), map { "audit_$_" } @names), '', 'everybody did something');
+	is(join(' ', grep { !$finished{$_} } qw(tpcb small large twins shapes), map { "audit_$_" } @names), '', 'everybody did something');
 	note("transactions of $_: $finished{$_}") for sort keys %finished;
 	Chaos::Checks::nothing_left_at_all($world);
 	return;

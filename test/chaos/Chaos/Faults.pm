@@ -15,15 +15,21 @@ use Chaos::Servers;
 
 # ---------- how ----------
 
-# End one process that a query names.
+# One of the processes that a query names; undef: there is none.
+sub one_of
+{
+	my ($server, $query, $fault) = @_;
+	my @pids = split /\n/, value_of($server, $query) // '';
+	return $pids[ int($fault->{luck} * @pids) ];
+}
+
+# End one.
 sub signal_one
 {
 	my ($signal, $query) = @_;
 	return sub {
 		my ($world, $server, $fault) = @_;
-		my @pids = split /\n/, value_of($server, $query) // '';
-		return 0 unless @pids;
-		return Chaos::Servers::signal_process($server, $signal, $pids[ int($fault->{luck} * @pids) ]);
+		return Chaos::Servers::signal_process($server, $signal, one_of($server, $query, $fault));
 	};
 }
 
@@ -33,7 +39,7 @@ sub stall
 	my ($query) = @_;
 	return sub {
 		my ($world, $server, $fault) = @_;
-		my $pid = value_of($server, $query) or return 0;
+		my $pid = one_of($server, $query, $fault) or return 0;
 		Chaos::Servers::signal_process($server, 'STOP', $pid) or return 0;
 		push @{ $server->{stalled} }, $pid;
 		return sub { Chaos::Servers::let_go($server); return 1 };
@@ -93,6 +99,85 @@ sub resync
 	return (run_on($follower, q{SELECT fanout.resync(stream, 'pgbench_tellers') FROM fanout.followed_stream}))[0];
 }
 
+# ---------- another stream ----------
+
+# One that is made while others write and change schemas, and goes again: a database beside
+# the follower's follows it, equals the leader, and leaves.  Each call does the next step, if it can be done.
+sub other_stream
+{
+	my ($world, $follower) = @_;
+	return 0 if $world->{other};
+	my ($ok) = run_on($world->{leader}, q{SELECT fanout.create_stream('other')});
+	return 0 unless $ok;
+	$world->{other} = $follower;
+	my @steps = (\&other_database, \&other_follows, \&other_is_equal, \&other_leaves, \&other_ends);
+	return sub {
+		shift @steps while @steps && $steps[0]->($world, $follower);
+		return 0 if @steps;
+		delete $world->{other};
+		return 1;
+	};
+}
+
+# Of the other database.
+sub other_value
+{
+	my ($follower, $query) = @_;
+	return value_of($follower, $query, 'other');
+}
+
+sub other_database
+{
+	my ($world, $follower) = @_;
+	return 0 if $follower->{down};
+	run_on($follower, 'CREATE DATABASE other TEMPLATE template0');
+	return (run_on($follower, 'CREATE EXTENSION IF NOT EXISTS pg_fanout', 'other'))[0];
+}
+
+sub other_follows
+{
+	my ($world, $follower) = @_;
+	my $follows = other_value($follower, 'SELECT count(*) FROM fanout.followed_stream') // return 0;
+	return 1 if $follows;
+	my $conninfo = Chaos::Servers::conninfo_of($follower);
+	run_on($world->{leader}, q{SELECT fanout.create_stream('other') WHERE NOT EXISTS (SELECT FROM fanout.streams WHERE stream = 'other')});
+	run_on($follower, "SELECT fanout.follow('other', '$conninfo', follower => 'other')", 'other');
+	return 0;
+}
+
+my $other_differences = q{SELECT coalesce(string_agg(v::text, E'\n'), '') FROM fanout.verify('other') v WHERE equal IS DISTINCT FROM true};
+
+sub other_is_equal
+{
+	my ($world, $follower) = @_;
+	my $ready = other_value($follower, q{SELECT fanout.wait_for_copy('other', '0s')}) // return 0;
+	return 0 unless $ready eq 't';
+	my $differences = other_value($follower, $other_differences) // return 0;
+	push @{ $world->{wrong} }, "the other stream: $differences" if $differences ne '';
+	return 1;
+}
+
+sub other_leaves
+{
+	my ($world, $follower) = @_;
+	return 0 if $follower->{down};
+	my $there = value_of($follower, q{SELECT count(*) FROM pg_database WHERE datname = 'other'}) // return 0;
+	return 1 unless $there;
+	run_on($follower, q{SELECT fanout.unfollow('other') FROM fanout.followed_stream}, 'other');
+	run_on($follower, 'DROP DATABASE other WITH (FORCE)');
+	return 0;
+}
+
+sub other_ends
+{
+	my ($world, $follower) = @_;
+	run_on($world->{leader}, q{SELECT fanout.drop_stream('other', true) FROM fanout.streams WHERE stream = 'other'});
+	my $left = value_of($world->{leader}, q{SELECT (SELECT count(*) FROM pg_replication_slots) + (SELECT count(*) FROM fanout.streams)});
+	my $origins = value_of($follower, 'SELECT count(*) FROM pg_replication_origin');
+	my @directories = map { glob($_->{node}->data_dir . '/pg_fanout/*') } $world->{leader}, $follower;
+	return ($left // '') eq '2' && ($origins // '') eq '1' && @directories == 2;
+}
+
 # Somebody else takes what is left of the disk that the change log is on.
 sub fill_disk
 {
@@ -134,6 +219,7 @@ my %kinds = (
 	'follower paused'       => [ 'follower', 4, 15, \&pause ],
 	'follower gone'         => [ 'follower', 0.5, 6, \&leave ],
 	'table copied again'    => [ 'follower', 0, 0, \&resync ],
+	'another stream'        => [ 'follower', 0.5, 6, \&other_stream ],
 	'network cut'           => [ 'follower', 0.1, 5, network('cut') ],
 	'network held up'       => [ 'follower', 0.5, 8, network('hold') ],
 	'network slow'          => [ 'follower', 2, 8, network('delay 300') ],

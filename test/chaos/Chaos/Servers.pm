@@ -14,6 +14,7 @@ use warnings FATAL => 'all';
 
 use Cwd qw(realpath);
 use Fanout qw(new_server wait_until);
+use IO::Socket::UNIX;
 use Proxy;
 use Time::HiRes qw(sleep);
 
@@ -28,19 +29,19 @@ my $patience = q{SET statement_timeout = '15s';};
 
 sub value_of
 {
-	my ($server, $query) = @_;
+	my ($server, $query, $database) = @_;
 	return undef if $server->{down};
-	my ($rc, $out) = eval { $server->{node}->psql('postgres', "$patience $query", timeout => 60) };
+	my ($rc, $out) = eval { $server->{node}->psql($database // 'postgres', "$patience $query", timeout => 60) };
 	return defined $rc && $rc == 0 ? $out : undef;
 }
 
 # Run it; returns whether that went well, and what the server said besides.
 sub run_on
 {
-	my ($server, $sql) = @_;
+	my ($server, $sql, $database) = @_;
 	return (0, 'down') if $server->{down};
 	my ($rc, $out, $err) =
-	  eval { $server->{node}->psql('postgres', "$patience $sql", timeout => 120, on_error_stop => 1) };
+	  eval { $server->{node}->psql($database // 'postgres', "$patience $sql", timeout => 120, on_error_stop => 1) };
 	return (defined $rc && $rc == 0, $err // '');
 }
 
@@ -65,6 +66,8 @@ sub make
 		push @{ $world{followers} }, { node => new_stopped($name),
 			proxy => Proxy->new($leader->{node}, scalar @{ $world{followers} // [] }) };
 	}
+	# What the last one tries first takes connections, and answers nothing.
+	$world{followers}[-1]{frozen} = frozen_server($leader->{node});
 	for my $server (all_servers(\%world))
 	{
 		$server->{node}->start;
@@ -73,6 +76,23 @@ sub make
 	}
 	$leader->{node}->safe_psql('postgres', q{SELECT fanout.create_stream('app')});
 	return \%world;
+}
+
+sub frozen_server
+{
+	my ($node) = @_;
+	my $port = PostgreSQL::Test::Cluster::get_free_port();
+	my $path = $node->host . "/.s.PGSQL.$port";
+	return { port => $port, socket => IO::Socket::UNIX->new(Local => $path, Listen => 4096) // die "$path: $!" };
+}
+
+# Where the follower finds the leader.
+sub conninfo_of
+{
+	my ($follower) = @_;
+	my ($proxy, $frozen) = @$follower{qw(proxy frozen)};
+	return $proxy->conninfo unless $frozen;
+	return "host=$proxy->{host},$proxy->{host} port=$frozen->{port},$proxy->{port} dbname=postgres";
 }
 
 sub new_stopped
@@ -166,30 +186,61 @@ sub follows
 	return value_of($follower, 'SELECT count(*) FROM fanout.followed_stream');
 }
 
+# What the follower has of its own: a table that refers to one of the stream's, and triggers that fire
+# with what the stream brings.  One note for each tick, and the last version of each row of "tiny".
+# The leader's event trigger is here, too, and is not to note what is none of the leader's.
+my $local = q{SET fanout.guard = off; SET session_replication_role = replica; BEGIN;
+	CREATE SCHEMA local;
+	CREATE TABLE local.aim (id int PRIMARY KEY, goal int REFERENCES public.goal);
+	INSERT INTO local.aim SELECT id, id FROM public.goal;
+	CREATE TABLE local.seen (n bigint PRIMARY KEY);
+	CREATE FUNCTION local.see() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS
+		$$ BEGIN INSERT INTO local.seen VALUES (NEW.n) ON CONFLICT DO NOTHING; RETURN NEW; END $$;
+	CREATE TRIGGER see AFTER INSERT ON public.tick FOR EACH ROW EXECUTE FUNCTION local.see();
+	ALTER TABLE public.tick ENABLE ALWAYS TRIGGER see;
+	INSERT INTO local.seen SELECT n FROM public.tick;
+	CREATE TABLE local.last (id int PRIMARY KEY, n bigint NOT NULL);
+	CREATE FUNCTION local.keep() RETURNS trigger LANGUAGE plpgsql SET search_path = local AS
+		$$ BEGIN INSERT INTO last VALUES (NEW.id, NEW.n) ON CONFLICT (id) DO UPDATE SET n = excluded.n; RETURN NEW; END $$;
+	CREATE TRIGGER keep BEFORE INSERT OR UPDATE ON public.tiny FOR EACH ROW EXECUTE FUNCTION local.keep();
+	ALTER TABLE public.tiny ENABLE ALWAYS TRIGGER keep;
+	INSERT INTO local.last SELECT id, n FROM public.tiny;
+	COMMIT};
+
 # Unfollow and drop the tables, in one transaction.
 sub leave
 {
 	my ($follower) = @_;
 	$follower->{left} = 1;
 	my ($ok) = run_on($follower, q{SET fanout.guard = off; BEGIN; SELECT fanout.unfollow('app');
-		DROP SCHEMA public CASCADE; CREATE SCHEMA public; COMMIT});
+		DROP SCHEMA IF EXISTS local CASCADE; DROP SCHEMA public CASCADE; CREATE SCHEMA public; COMMIT});
 	return $ok;
 }
 
-# Follow, whatever became of earlier attempts; true when it is done.
+sub has_local_tables
+{
+	my ($follower) = @_;
+	return 1 if (value_of($follower, q{SELECT to_regclass('local.aim') IS NOT NULL}) // '') eq 't';
+	return 0 unless (value_of($follower, 'SELECT state FROM fanout.staleness') // '') eq 'streaming';
+	my ($ok, $err) = run_on($follower, $local);
+	$follower->{why} = $err unless $ok;
+	return $ok;
+}
+
+# Follow, whatever became of earlier attempts; true when it is done and the tables are there.
 sub join_again
 {
 	my ($world, $follower) = @_;
 	my $name = name_of($follower);
 	my $follows = follows($follower) // return 0;
-	return 1 if $follows;
-	my $conninfo = $follower->{proxy}->conninfo;
-	run_on($follower, 'DROP SCHEMA public CASCADE; CREATE SCHEMA public');
+	return has_local_tables($follower) if $follows;
+	my $conninfo = conninfo_of($follower);
+	run_on($follower, 'DROP SCHEMA IF EXISTS local CASCADE; DROP SCHEMA public CASCADE; CREATE SCHEMA public');
 	# unfollow() may not have reached the leader.
 	run_on($world->{leader}, "SELECT fanout.drop_follower('app', '$name') FROM fanout.followers WHERE follower = '$name'");
 	my ($ok, $err) = run_on($follower, "SELECT fanout.follow('app', '$conninfo', follower => '$name')");
 	$follower->{why} = $err unless $ok;
-	return $ok;
+	return 0;
 }
 
 1;

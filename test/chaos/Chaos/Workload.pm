@@ -32,10 +32,21 @@ my $setup = q{
 	ALTER TABLE keyless REPLICA IDENTITY FULL;
 	CREATE TABLE parent (id int PRIMARY KEY);
 	CREATE TABLE child (id int PRIMARY KEY, parent int REFERENCES parent ON DELETE CASCADE);
+	CREATE TABLE twins (n numeric, f float8, k int NOT NULL DEFAULT 0);
+	ALTER TABLE twins REPLICA IDENTITY FULL;
+	CREATE TABLE pairs (id int PRIMARY KEY, code int NOT NULL UNIQUE DEFERRABLE INITIALLY DEFERRED, other int UNIQUE);
+	INSERT INTO pairs SELECT g, g, g FROM generate_series(1, 100) g;
+	CREATE TABLE goal (id int PRIMARY KEY);
+	INSERT INTO goal SELECT generate_series(1, 50);
+	CREATE TABLE command (id bigserial PRIMARY KEY, tag text, half int);
+	CREATE FUNCTION note_command() RETURNS event_trigger LANGUAGE plpgsql AS
+		$$ BEGIN INSERT INTO public.command (tag, half) VALUES (tg_tag, 1), (tg_tag, 2); END $$;
+	CREATE EVENT TRIGGER note_command ON ddl_command_end EXECUTE FUNCTION note_command();
 };
 
-# What TPC-B leaves as it was: every prefix of the commits has it, as any whole transaction has.
-# Ticks come one by one.  While the follower knows how stale it is, readers must find both so.
+# What TPC-B and others leave as it was: every prefix of the commits has it, as any whole transaction
+# has.  Ticks come one by one, and a follower's own triggers miss nothing.  While the follower knows how
+# stale it is, readers must find all that so.
 my $audit = q{
 DO $$
 DECLARE r record;
@@ -45,9 +56,16 @@ BEGIN
 		(SELECT sum(bbalance) FROM pgbench_branches) AS branches,
 		(SELECT coalesce(sum(delta), 0) FROM pgbench_history) AS history,
 		(SELECT coalesce(max(n), 0) FROM tick) AS last_tick, (SELECT count(*) FROM tick) AS ticks,
+		(SELECT coalesce(sum(k), 0) FROM twins) AS twins,
+		(SELECT format('%s %s %s', sum(code), count(DISTINCT code), count(DISTINCT other)) FROM pairs) AS pairs,
+		(SELECT count(*) FROM goal) AS goals,
+		(SELECT coalesce(sum(half - 1) * 2 - count(*), 0) FROM command) AS commands,
+		(SELECT count(*) FROM tick WHERE n NOT IN (SELECT n FROM local.seen)) AS unseen,
+		(SELECT count(*) FROM tiny FULL JOIN local.last USING (id, n) WHERE tiny.id IS NULL OR last.id IS NULL) AS unkept,
 		(SELECT count(*) FROM fanout.staleness WHERE staleness IS NOT NULL) AS known INTO r;
 	IF r.known > 0 AND (r.accounts <> r.history OR r.tellers <> r.history OR r.branches <> r.history
-		OR r.ticks <> r.last_tick)
+		OR r.ticks <> r.last_tick OR r.twins <> 0 OR r.pairs <> '5050 100 100' OR r.goals <> 50 OR r.commands <> 0
+		OR r.unseen + r.unkept <> 0)
 	THEN
 		RAISE EXCEPTION 'not a prefix of the commits: %', r;
 	END IF;
@@ -114,6 +132,36 @@ INSERT INTO child SELECT 1000 * :k + g, :k FROM generate_series(1, 20) g ON CONF
 COMMIT;
 DELETE FROM parent WHERE id = :k - 1;
 },
+	twins => q{
+\set k random(0, 3)
+\set f random(0, 1)
+BEGIN;
+LOCK twins IN SHARE ROW EXCLUSIVE MODE;
+INSERT INTO twins (n, f) VALUES (round(1, :k), CASE :f WHEN 0 THEN '0'::float8 ELSE '-0'::float8 END);
+UPDATE twins SET k = k + 1 WHERE ctid = (SELECT ctid FROM twins ORDER BY random() LIMIT 1);
+UPDATE twins SET k = k - 1 WHERE ctid = (SELECT ctid FROM twins ORDER BY random() LIMIT 1);
+DELETE FROM twins WHERE ctid = (SELECT ctid FROM twins WHERE k = 0 ORDER BY random() LIMIT 1);
+COMMIT;
+},
+	pairs => q{
+\set k random(1, 99)
+\set l random(1, 100)
+BEGIN;
+UPDATE pairs SET code = 2 * :k + 1 - code WHERE code IN (:k, :k + 1);
+UPDATE pairs SET other = -other WHERE id = :l;
+SAVEPOINT a;
+DELETE FROM pairs WHERE id = :k;
+ROLLBACK TO a;
+UPDATE pairs SET id = -id WHERE id = :l;
+UPDATE pairs SET id = -id WHERE id = -:l;
+COMMIT;
+},
+	goal => q{
+BEGIN;
+DELETE FROM goal;
+INSERT INTO goal SELECT generate_series(1, 50);
+COMMIT;
+},
 	truncate => q{
 BEGIN;
 TRUNCATE keyless;
@@ -134,9 +182,10 @@ COMMIT PREPARED 'p:k';
 my @writers = (
 	{ name => 'tpcb', rate => 40, clients => 2, builtin => 'tpcb-like' },
 	{ name => 'small', rate => 25, clients => 2,
-		weights => { tiny => 8, lazy => 4, savepoints => 4, cascade => 2, prepared => 2 } },
+		weights => { tiny => 8, lazy => 4, savepoints => 4, cascade => 2, prepared => 2, pairs => 3 } },
 	{ name => 'large', rate => 4, clients => 1,
 		weights => { big => 2, bulk => 3, shrink => 2, rolled_back => 2, large_values => 2, truncate => 1 } },
+	{ name => 'twins', rate => 4, clients => 1, weights => { twins => 4, goal => 1 } },
 	{ name => 'shapes', rate => 2, clients => 1, weights => { shapes => 1 } });
 
 # What a client may be told when servers are killed and stopped, or when transactions collide;
