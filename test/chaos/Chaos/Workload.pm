@@ -147,6 +147,7 @@ COMMIT;
 \set k random(1, 99)
 \set l random(1, 100)
 BEGIN;
+LOCK pairs IN SHARE ROW EXCLUSIVE MODE;
 UPDATE pairs SET code = 2 * :k + 1 - code WHERE code IN (:k, :k + 1);
 UPDATE pairs SET other = -other WHERE id = :l;
 SAVEPOINT a;
