@@ -6,7 +6,7 @@
  * rows of the tables that belong to the extension they make themselves, maybe others if their
  * version is another one.  What a script writes to any other table is data like all other: it
  * is in the stream (leader/decode_ddl.c), and a follower's script does not write
- * there (follower/apply_script.c).
+ * there (follower/guard_code.c).
  *
  * Both sides draw the line here.  A script may have other extensions made first (CASCADE), so
  * those count as its own that were not there before.

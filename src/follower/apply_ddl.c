@@ -128,7 +128,6 @@ apply_ddl_init(const FollowedRow *row)
 		prev_object_access = object_access_hook;
 		object_access_hook = watch_objects;
 	}
-	apply_script_init();
 	ddl.row = row;
 }
 
@@ -283,9 +282,9 @@ run_utility(PlannedStmt *planned, const char *text)
 
 	GetUserIdAndSecContext(&user, &sec_context);
 	SetUserIdAndSecContext(user, sec_context & ~restrictions_lifted(planned->utilityStmt));
-	apply_script_begin(planned->utilityStmt);
+	guard_announce(true);
 	ProcessUtility(planned, text, false, PROCESS_UTILITY_QUERY, NULL, NULL, None_Receiver, NULL);
-	apply_script_end();
+	guard_announce(false);
 	SetUserIdAndSecContext(user, sec_context);
 	CommandCounterIncrement();
 }

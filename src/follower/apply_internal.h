@@ -241,11 +241,6 @@ extern void partitions_open(ApplyRelation *root);
 extern void partitions_close(ApplyRelation *root);
 extern void partitions_change(ApplyRelation *root, const Change *change);
 
-/* apply_script.c: around a schema change that is run; an error in between ends the worker */
-extern void apply_script_init(void);
-extern void apply_script_begin(Node *stmt);
-extern void apply_script_end(void);
-
 /* apply_truncate.c */
 extern bool apply_truncate(const Change *change, const LogTxn *txn);
 

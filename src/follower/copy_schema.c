@@ -224,9 +224,11 @@ run_schema_statement(char *statement)
 	ErrorContextCallback callback = {error_context_stack, statement_context, statement};
 
 	error_context_stack = &callback;
+	guard_announce(true);
 	if (SPI_connect() != SPI_OK_CONNECT || SPI_execute(statement, false, 0) < 0 ||
 		SPI_finish() != SPI_OK_FINISH)
 		elog(ERROR, "could not run a statement");
+	guard_announce(false);
 	CommandCounterIncrement();
 	error_context_stack = callback.previous;
 }

@@ -481,6 +481,12 @@ extern void guard_init(void);
 /* The applier and the copy workers may write to replicated tables. */
 extern void guard_allow_this_process(void);
 
+/*
+ * In such a process: the next utility statement is the stream's, not somebody's code; or
+ * none is any more.
+ */
+extern void guard_announce(bool statement);
+
 /* restricted_types.c: no code of a role leaves types in this process's temporary schema. */
 extern void restricted_types_init(void);
 

@@ -19,12 +19,12 @@
  * replicated tables; what else there may be is not covered.
  *
  * The guard holds for superusers and whatever session_replication_role is; only
- * fanout.guard and the stream's own processes get past it.  What nobody else gets past is that a
- * replicated table stays logged: a crash would empty it, and nobody would know.
+	int			outer = guard_enter_statement(pstmt->utilityStmt, context);
  */
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "catalog/dependency.h"
 #include "catalog/index.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
@@ -41,25 +41,18 @@
 static ExecutorStart_hook_type prev_executor_start = NULL;
 static ProcessUtility_hook_type prev_process_utility = NULL;
 
-static bool allowed = false;	/* this process is the stream's own */
 static const char *current_command = "DDL";
-
-void
-guard_allow_this_process(void)
-{
-	allowed = true;
-}
 
 bool
 guard_is_active(void)
 {
-	return fanout_guard && !allowed && follows_anything();
+	return fanout_guard && (!guard_is_own_process() || guard_is_code()) && follows_anything();
 }
 
 bool
 guard_is_passed(void)
 {
-	return !fanout_guard && !allowed && follows_anything();
+	return !fanout_guard && !guard_is_own_process() && follows_anything();
 }
 
 const char *
@@ -118,18 +111,30 @@ command_on(PlannedStmt *stmt, Index rti)
 	}
 }
 
+/* The stream's own processes write the extension's tables all the time: those are no stream's. */
+static void
+check_written(PlannedStmt *stmt, Index rti)
+{
+	Oid			relid = rt_fetch(rti, stmt->rtable)->relid;
+
+	if (guard_fills_own(relid))
+		return;
+	if (!guard_is_own_process() || get_rel_namespace(relid) != get_namespace_oid(FANOUT_SCHEMA, true))
+		guard_check_table(relid, command_on(stmt, rti));
+}
+
 static void
 guard_executor_start(QueryDesc *query, int eflags)
 {
 	PlannedStmt *stmt = query->plannedstmt;
 
-	if (stmt->resultRelations != NIL && (eflags & EXEC_FLAG_EXPLAIN_ONLY) == 0 && guard_is_active())
+	if (stmt->resultRelations != NIL && (eflags & EXEC_FLAG_EXPLAIN_ONLY) == 0 &&
+		fanout_guard && follows_anything() && !guard_leaves_out(stmt))
 	{
 		ListCell   *lc;
 
 		foreach(lc, stmt->resultRelations)
-			guard_check_table(rt_fetch(lfirst_int(lc), stmt->rtable)->relid,
-							  command_on(stmt, lfirst_int(lc)));
+			check_written(stmt, lfirst_int(lc));
 	}
 	if (prev_executor_start)
 		prev_executor_start(query, eflags);
@@ -144,8 +149,15 @@ guard_table_of_relation(Oid relid)
 {
 	char		relkind = get_rel_relkind(relid);
 
+	Oid			table;
+	int32		column;
+
 	if (relkind == RELKIND_INDEX || relkind == RELKIND_PARTITIONED_INDEX)
 		return IndexGetRelation(relid, true);
+	if (relkind == RELKIND_SEQUENCE &&
+		(sequenceIsOwned(relid, DEPENDENCY_AUTO, &table, &column) ||
+		 sequenceIsOwned(relid, DEPENDENCY_INTERNAL, &table, &column)))
+		return table;
 	return relid;
 }
 
@@ -246,7 +258,7 @@ check_stays_logged(Node *stmt)
 {
 	Oid			relid;
 
-	if (allowed || !follows_anything() || !makes_unlogged(stmt))
+	if (guard_is_own_process() || !follows_anything() || !makes_unlogged(stmt))
 		return;
 	relid = RangeVarGetRelid(((AlterTableStmt *) stmt)->relation, NoLock, true);
 	if (!OidIsValid(relid) || guard_stream_of(relid) == NULL)
@@ -265,6 +277,7 @@ guard_process_utility(PlannedStmt *pstmt, const char *query_string, bool read_on
 	ProcessUtility_hook_type next =
 		prev_process_utility ? prev_process_utility : standard_ProcessUtility;
 	const char *outer_command = current_command;
+<<<<<<< HEAD
 
 	if (!guard_is_active())
 	{
@@ -275,19 +288,34 @@ guard_process_utility(PlannedStmt *pstmt, const char *query_string, bool read_on
 			view_note_statement(pstmt->utilityStmt, allowed);
 		return;
 	}
+=======
+	int			outer = guard_enter_statement(pstmt->utilityStmt, context);
+>>>>>>> 00dc2be (wip)
 
 	current_command = GetCommandTagName(CreateCommandTag(pstmt->utilityStmt));
 	PG_TRY();
 	{
-		check_utility(pstmt->utilityStmt);
-		next(pstmt, query_string, read_only_tree, context, params, query_env, dest, qc);
-		if (subscribes(pstmt->utilityStmt))
+		bool		active = guard_is_active();
+		bool		left_out = active && guard_is_own_process() &&
+			guard_leaves_out_utility(pstmt->utilityStmt);
+
+		if (!active)
+			check_stays_logged(pstmt->utilityStmt);
+		else if (!left_out)
+			check_utility(pstmt->utilityStmt);
+		if (!left_out)
+			next(pstmt, query_string, read_only_tree, context, params, query_env, dest, qc);
+		if (active && subscribes(pstmt->utilityStmt))
 			check_subscribed_tables();
-		view_note_statement(pstmt->utilityStmt, false);
+		if (!active)
+			dropped_tables_finish();
+		if (follows_anything())
+			view_note_statement(pstmt->utilityStmt, guard_is_own_process() && !active);
 	}
 	PG_FINALLY();
 	{
 		current_command = outer_command;
+		guard_leave_statement(outer);
 	}
 	PG_END_TRY();
 }

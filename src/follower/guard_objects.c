@@ -4,8 +4,8 @@
  *
  * Commands reach a table by many ways: CASCADE, DROP OWNED, DROP of a function
  * that a default uses, ALTER of a parent.  All of them end in the object access
- * hook, with the object that changes: the table, a column of it, or a part of it
- * that has a row in a catalog of its own.
+ * hook, with the object that changes: the table, a column of it, a part of it
+ * that has a row in a catalog of its own, or a type or schema of it (guard_types.c).
  *
  * The server marks as internal what one command does on behalf of another, which
  * has been looked at already, and what maintenance does (CLUSTER and VACUUM FULL
@@ -27,10 +27,13 @@
 #include "catalog/pg_class.h"
 #include "catalog/pg_constraint.h"
 #include "catalog/pg_inherits.h"
+#include "catalog/pg_namespace.h"
 #include "catalog/pg_policy.h"
 #include "catalog/pg_rewrite.h"
 #include "catalog/pg_trigger.h"
+#include "catalog/pg_type.h"
 #include "utils/fmgroids.h"
+#include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
@@ -43,13 +46,15 @@ typedef struct PartCatalog
 	Oid			oid_index;
 	AttrNumber	oid_column;
 	AttrNumber	table_column;
+	AttrNumber	type_column;	/* of parts of types; 0: none are */
 } PartCatalog;
 
 static const PartCatalog part_catalogs[] = {
 	{TriggerRelationId, TriggerOidIndexId, Anum_pg_trigger_oid, Anum_pg_trigger_tgrelid},
 	{RewriteRelationId, RewriteOidIndexId, Anum_pg_rewrite_oid, Anum_pg_rewrite_ev_class},
 	{PolicyRelationId, PolicyOidIndexId, Anum_pg_policy_oid, Anum_pg_policy_polrelid},
-	{ConstraintRelationId, ConstraintOidIndexId, Anum_pg_constraint_oid, Anum_pg_constraint_conrelid},
+	{ConstraintRelationId, ConstraintOidIndexId, Anum_pg_constraint_oid, Anum_pg_constraint_conrelid,
+	Anum_pg_constraint_contypid},
 	{AttrDefaultRelationId, AttrDefaultOidIndexId, Anum_pg_attrdef_oid, Anum_pg_attrdef_adrelid},
 };
 
@@ -62,12 +67,21 @@ is_internal_trigger(const PartCatalog *part, HeapTuple tuple)
 		((Form_pg_trigger) GETSTRUCT(tuple))->tgisinternal;
 }
 
+static Oid
+oid_column(HeapTuple tuple, Relation catalog, AttrNumber number)
+{
+	bool		isnull;
+
+	return DatumGetObjectId(heap_getattr(tuple, number, RelationGetDescr(catalog), &isnull));
+}
+
 /* The row may have been made by the command that is running: SnapshotSelf sees it. */
 static Oid
 table_of_part(const PartCatalog *part, Oid object_id)
 {
 	Relation	catalog = table_open(part->catalog, AccessShareLock);
 	Oid			relid = InvalidOid;
+	Oid			type = InvalidOid;
 	ScanKeyData key;
 	SysScanDesc scan;
 	HeapTuple	tuple;
@@ -78,14 +92,22 @@ table_of_part(const PartCatalog *part, Oid object_id)
 	tuple = systable_getnext(scan);
 	if (HeapTupleIsValid(tuple) && !is_internal_trigger(part, tuple))
 	{
-		bool		isnull;
-
-		relid = DatumGetObjectId(heap_getattr(tuple, part->table_column,
-											  RelationGetDescr(catalog), &isnull));
+		relid = oid_column(tuple, catalog, part->table_column);
+		if (part->type_column != 0)
+			type = oid_column(tuple, catalog, part->type_column);
 	}
 	systable_endscan(scan);
 	table_close(catalog, AccessShareLock);
-	return relid;
+	return OidIsValid(type) ? guard_table_of_type(type) : relid;
+}
+
+/* A composite type is altered as a relation. */
+static Oid
+table_of_relation(Oid relid)
+{
+	if (get_rel_relkind(relid) == RELKIND_COMPOSITE_TYPE)
+		return guard_table_of_type(get_rel_type_id(relid));
+	return guard_table_of_relation(relid);
 }
 
 /* The table that an object is, or is a part of; InvalidOid: none. */
@@ -93,7 +115,11 @@ static Oid
 table_of_object(Oid class_id, Oid object_id)
 {
 	if (class_id == RelationRelationId)
-		return guard_table_of_relation(object_id);
+		return table_of_relation(object_id);
+	if (class_id == TypeRelationId)
+		return guard_table_of_type(object_id);
+	if (class_id == NamespaceRelationId)
+		return guard_table_in_schema(object_id);
 	for (int i = 0; i < lengthof(part_catalogs); i++)
 	{
 		if (part_catalogs[i].catalog == class_id)
@@ -116,7 +142,9 @@ check_created(Oid class_id, Oid object_id, int sub_id, const ObjectAccessPostCre
 {
 	bool		new_relation = class_id == RelationRelationId && sub_id == 0;
 
-	if (!created->is_internal && !new_relation)
+	/* Nothing depends on what is new, but on what it is a part of. */
+	if (!created->is_internal && !new_relation && class_id != TypeRelationId &&
+		class_id != NamespaceRelationId)
 		check_object(class_id, object_id);
 }
 

@@ -245,20 +245,42 @@ load(uint64 generation)
 	loading = false;
 }
 
-const GuardedStream *
-guard_stream_of(Oid relid)
+/* Have the cache as it must be now; false: nothing is replicated, or it can't be asked. */
+static bool
+cache_is_valid(void)
 {
 	uint64		generation;
-	GuardedTable *table;
 
 	if (!follows_anything() ||
 		!OidIsValid(MyDatabaseId) || !IsTransactionState())
-		return NULL;
+		return false;
 	generation = pg_atomic_read_u64(&Fanout->guard_generation);
 	if (tables == NULL || generation != loaded_generation || invalidations != loaded_invalidations)
 		load(generation);
-	table = hash_search(tables, &relid, HASH_FIND, NULL);
+	return true;
+}
+
+const GuardedStream *
+guard_stream_of(Oid relid)
+{
+	GuardedTable *table = cache_is_valid() ? hash_search(tables, &relid, HASH_FIND, NULL) : NULL;
+
 	return table == NULL ? NULL : table->stream;
+}
+
+List *
+guard_tables(void)
+{
+	List	   *relids = NIL;
+	HASH_SEQ_STATUS status;
+	GuardedTable *table;
+
+	if (!cache_is_valid())
+		return NIL;
+	hash_seq_init(&status, tables);
+	while ((table = hash_seq_search(&status)) != NULL)
+		relids = lappend_oid(relids, table->relid);
+	return relids;
 }
 
 int32
