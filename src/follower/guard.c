@@ -19,7 +19,9 @@
  * replicated tables; what else there may be is not covered.
  *
  * The guard holds for superusers and whatever session_replication_role is; only
-	int			outer = guard_enter_statement(pstmt->utilityStmt, context);
+ * fanout.guard and the stream's own processes get past it; what code of others does in those is
+ * looked at, too (guard_code.c).  What nobody else gets past is that a
+ * replicated table stays logged: a crash would empty it, and nobody would know.
  */
 #include "postgres.h"
 
@@ -148,7 +150,6 @@ Oid
 guard_table_of_relation(Oid relid)
 {
 	char		relkind = get_rel_relkind(relid);
-
 	Oid			table;
 	int32		column;
 
@@ -277,20 +278,7 @@ guard_process_utility(PlannedStmt *pstmt, const char *query_string, bool read_on
 	ProcessUtility_hook_type next =
 		prev_process_utility ? prev_process_utility : standard_ProcessUtility;
 	const char *outer_command = current_command;
-<<<<<<< HEAD
-
-	if (!guard_is_active())
-	{
-		check_stays_logged(pstmt->utilityStmt);
-		next(pstmt, query_string, read_only_tree, context, params, query_env, dest, qc);
-		dropped_tables_finish();
-		if (follows_anything())
-			view_note_statement(pstmt->utilityStmt, allowed);
-		return;
-	}
-=======
 	int			outer = guard_enter_statement(pstmt->utilityStmt, context);
->>>>>>> 00dc2be (wip)
 
 	current_command = GetCommandTagName(CreateCommandTag(pstmt->utilityStmt));
 	PG_TRY();
