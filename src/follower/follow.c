@@ -14,6 +14,7 @@
 #include "commands/dbcommands.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 
@@ -22,6 +23,7 @@
 #include "launcher.h"
 #include "own_tables.h"
 #include "replication/slot.h"
+#include "wire/message.h"
 
 PG_FUNCTION_INFO_V1(fanout_follow);
 
@@ -127,6 +129,66 @@ warn_of_large_objects(PGconn *conn)
 				 errdetail("Columns that refer to them hold OIDs that mean nothing here.")));
 }
 
+/*
+ * Roles that objects of the stream belong to or name in their rights and policies.  The server does not
+ * note of what its bootstrap superuser owns.
+ */
+static const char *const roles_query =
+"WITH stream AS ("
+"    SELECT all_tables FROM fanout.stream_info($1, $2)"
+"), tables AS ("
+"    SELECT relid FROM fanout.stream_tables($1)"
+"), parts (classid, objid) AS ("
+"    SELECT 'pg_catalog.pg_class'::pg_catalog.regclass::oid, relid FROM tables"
+"    UNION ALL"
+"    SELECT 'pg_catalog.pg_policy'::pg_catalog.regclass::oid, p.oid"
+"    FROM pg_catalog.pg_policy p JOIN tables ON relid = p.polrelid"
+"), named (role) AS ("
+"    SELECT d.refobjid FROM pg_catalog.pg_shdepend d, stream"
+"    WHERE d.refclassid = 'pg_catalog.pg_authid'::pg_catalog.regclass"
+"      AND d.dbid = (SELECT oid FROM pg_catalog.pg_database"
+"                    WHERE datname = pg_catalog.current_database())"
+"      AND (all_tables OR (d.classid, d.objid) IN (SELECT classid, objid FROM parts))"
+"    UNION"
+"    SELECT c.relowner FROM pg_catalog.pg_class c JOIN tables ON relid = c.oid"
+"    UNION"
+"    SELECT p.proowner FROM pg_catalog.pg_proc p, stream"
+"    WHERE all_tables AND p.oid >= 16384"
+"      AND p.pronamespace <> '" FANOUT_SCHEMA "'::pg_catalog.regnamespace"
+") "
+"SELECT rolname FROM pg_catalog.pg_roles"
+" WHERE oid IN (SELECT role FROM named) AND rolname !~ '^pg_' ORDER BY rolname";
+
+/*
+ * What would belong to them, or be granted to them, belongs to the follower's owner, or is
+ * not granted; and a statement that names one, or is run by one, stops the stream.
+ */
+static void
+warn_of_missing_roles(PGconn *conn, const char *stream)
+{
+	const char *params[] = {stream, psprintf("%d", FANOUT_WIRE_VERSION)};
+	PGresult   *roles = leader_query(conn, roles_query, 2, params);
+	StringInfoData missing;
+	int			count = 0;
+
+	initStringInfo(&missing);
+	for (int i = 0; i < PQntuples(roles); i++)
+	{
+		const char *role = PQgetvalue(roles, i, 0);
+
+		if (!OidIsValid(get_role_oid(role, true)))
+			appendStringInfo(&missing, "%s\"%s\"", count++ > 0 ? ", " : "", role);
+	}
+	PQclear(roles);
+	if (count > 0)
+		ereport(WARNING,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg_plural("%d role of the leader does not exist here",
+							   "%d roles of the leader do not exist here", count, count),
+				 errdetail_plural("Missing role: %s.", "Missing roles: %s.", count, missing.data),
+				 errhint("Create them before the schema is copied, at least with NOLOGIN: what is theirs is left to the follower's owner otherwise, and their later schema changes stop the stream.")));
+}
+
 static void
 check_leader(const FollowRequest *request, CheckedLeader *leader)
 {
@@ -139,6 +201,7 @@ check_leader(const FollowRequest *request, CheckedLeader *leader)
 		leader_check_all_rows_visible(leader->conn, request->stream);
 	leader_warn_of_locale(leader->conn);
 	warn_of_large_objects(leader->conn);
+	warn_of_missing_roles(leader->conn, request->stream);
 	leader_disconnect(leader->conn);
 }
 
