@@ -164,16 +164,6 @@ typedef bool FanoutUpdateIndexes;
 #define fanout_needs_entry(update, info) (update)
 #endif
 
-/* 18 always runs a plan once. */
-#if PG_VERSION_NUM >= 180000
-#define FANOUT_EXECUTOR_RUN_PARAMETERS QueryDesc *query, ScanDirection direction, uint64 count
-#define FANOUT_EXECUTOR_RUN_ARGUMENTS query, direction, count
-#else
-#define FANOUT_EXECUTOR_RUN_PARAMETERS \
-	QueryDesc *query, ScanDirection direction, uint64 count, bool once
-#define FANOUT_EXECUTOR_RUN_ARGUMENTS query, direction, count, once
-#endif
-
 #include "rewrite/rewriteHandler.h"
 
 /* 18 has another name for the prepared check constraints, and columns that are computed in them. */
