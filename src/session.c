@@ -16,7 +16,6 @@
  */
 #include "postgres.h"
 
-#include "access/xact.h"
 #include "catalog/pg_authid.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
@@ -28,6 +27,7 @@
 
 #include "compat.h"
 #include "session.h"
+#include "transaction.h"
 
 #define TIMEOUT_SUFFIX	"_timeout"
 
@@ -123,7 +123,7 @@ become_superuser(void)
 
 	if (GetSessionUserId() == BOOTSTRAP_SUPERUSERID)
 		return;
-	StartTransactionCommand();
+	fanout_start_transaction();
 	name = GetUserNameFromId(BOOTSTRAP_SUPERUSERID, false);
 	session_set("session_authorization", name);
 	CommitTransactionCommand();
