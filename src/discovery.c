@@ -179,7 +179,7 @@ make_hints(HintKind kind, const char *table)
 
 		hint_create(kind, MyDatabaseId,
 					DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc,
-												1, &isnull)), false);
+												1, &isnull)));
 	}
 	own_tables_end(&state);
 }

@@ -35,26 +35,26 @@ hint_path(char *path, HintKind kind, Oid dboid, int32 id)
 }
 
 int32
-hint_random_id(void)
+hint_new_id(HintKind kind)
 {
-	uint32		id;
+	Hint		hint = {.kind = kind, .dboid = MyDatabaseId};
 
 	do
 	{
-		if (!pg_strong_random(&id, sizeof(id)))
+		if (!pg_strong_random(&hint.id, sizeof(hint.id)))
 			ereport(ERROR,
 					(errcode(ERRCODE_INTERNAL_ERROR),
 					 errmsg("could not generate a random number")));
-		id &= PG_INT32_MAX;
-	} while (id == 0);
-	return (int32) id;
+		hint.id &= PG_INT32_MAX;
+	} while (hint.id == 0 || hint_exists(&hint));
+	return hint.id;
 }
 
 /* Returns false when the parent is not there. */
 static bool
-make_directory(const char *path, bool must_be_new)
+make_directory(const char *path)
 {
-	if (MakePGDirectory(path) == 0 || (errno == EEXIST && !must_be_new))
+	if (MakePGDirectory(path) == 0 || errno == EEXIST)
 		return true;
 	if (errno == ENOENT)
 		return false;
@@ -68,18 +68,18 @@ make_directory(const char *path, bool must_be_new)
  * it.  All are synced, so that they survive a crash.
  */
 void
-hint_create(HintKind kind, Oid dboid, int32 id, bool must_be_new)
+hint_create(HintKind kind, Oid dboid, int32 id)
 {
 	char		database[MAXPGPATH];
 	char		path[MAXPGPATH];
 
 	database_path(database, dboid);
 	hint_path(path, kind, dboid, id);
-	while (!make_directory(path, must_be_new))
+	while (!make_directory(path))
 	{
 		CHECK_FOR_INTERRUPTS();
-		if (!make_directory(database, false))
-			(void) make_directory(HINT_ROOT, false);
+		if (!make_directory(database))
+			(void) make_directory(HINT_ROOT);
 	}
 	fsync_fname(path, true);
 	fsync_fname(database, true);

@@ -41,11 +41,11 @@ typedef struct Hint
 /* Path of the hint's directory, relative to the data directory; path has MAXPGPATH bytes. */
 extern void hint_path(char *path, HintKind kind, Oid dboid, int32 id);
 
-/* The id of a new stream. */
-extern int32 hint_random_id(void);
+/* The id of a new stream of this database. */
+extern int32 hint_new_id(HintKind kind);
 
-/* Make the directory and sync it and its parents; one that exists may be fine. */
-extern void hint_create(HintKind kind, Oid dboid, int32 id, bool must_be_new);
+/* Make the directory and sync it and its parents; one that exists is fine. */
+extern void hint_create(HintKind kind, Oid dboid, int32 id);
 
 /* Remove the directory with all in it; one that is not there is fine. */
 extern void hint_remove(HintKind kind, Oid dboid, int32 id);

@@ -333,7 +333,7 @@ restore_hints(void)
 				(errmsg("making the directory of %s %d of database %u again",
 						hint->kind == HINT_STREAM ? "stream" : "followed stream",
 						hint->id, hint->dboid)));
-		hint_create(hint->kind, hint->dboid, hint->id, false);
+		hint_create(hint->kind, hint->dboid, hint->id);
 	}
 }
 

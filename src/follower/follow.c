@@ -240,16 +240,19 @@ static void
 follow(const FollowRequest *request)
 {
 	CheckedLeader leader;
-	int32		id = hint_random_id();
+	int32		id;
 
 	leader_check_conninfo(request->conninfo);
 	check_server(request);
-	launcher_wake_at_end();
-	followed_stream_reserve(id);
-	own_table_lock_for_insert("followed_stream");
 	check_leader(request, &leader);
+
+	id = hint_new_id(HINT_FOLLOWED);
+	launcher_wake_at_end();
+	own_table_lock_for_insert("followed_stream");
+	followed_stream_reserve(id);
 	insert_row(id, request, &leader);
-	hint_create(HINT_FOLLOWED, MyDatabaseId, id, true);
+	/* The launcher may have made it by now, for the record. */
+	hint_create(HINT_FOLLOWED, MyDatabaseId, id);
 }
 
 /*

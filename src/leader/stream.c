@@ -192,7 +192,7 @@ fanout_create_stream(PG_FUNCTION_ARGS)
 
 	fanout_require_preload();
 	check_arguments(fcinfo);
-	row.id = hint_random_id();
+	row.id = hint_new_id(HINT_STREAM);
 	row.name = *PG_GETARG_NAME(0);
 	row.own_publication = PG_ARGISNULL(1);
 	row.owner = GetUserId();
@@ -201,8 +201,8 @@ fanout_create_stream(PG_FUNCTION_ARGS)
 	check_can_lead();
 	check_new_name(NameStr(row.name));
 	launcher_wake_at_end();
-	leader_stream_reserve(row.id);
 	own_table_lock_for_insert("stream");
+	leader_stream_reserve(row.id);
 
 	if (row.own_publication)
 		row.publications = list_make1(own_publication_create(NameStr(row.name)));
@@ -211,7 +211,7 @@ fanout_create_stream(PG_FUNCTION_ARGS)
 
 	/* The hint must be on disk when the row commits, see hints.h. */
 	insert_row(&row);
-	hint_create(HINT_STREAM, MyDatabaseId, row.id, true);
+	hint_create(HINT_STREAM, MyDatabaseId, row.id);
 	see_to_identities(&row);
 	PG_RETURN_VOID();
 }
