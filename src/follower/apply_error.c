@@ -85,6 +85,18 @@ show_value(StringInfo buf, const ColumnDesc *column, const ColumnValue *value)
 		show_bytes(buf, value);
 }
 
+/* Rows are found by the replica identity, or without one by all columns. */
+static bool
+has_key(const RelationDesc *desc)
+{
+	for (int i = 0; i < desc->natts; i++)
+	{
+		if (desc->columns[i].is_key)
+			return true;
+	}
+	return false;
+}
+
 /* "(a, b)=(1, x)": the replica identity, or the first columns without one; palloc'd. */
 char *
 apply_describe_key(const ApplyRelation *relation, const Change *change)
@@ -93,13 +105,11 @@ apply_describe_key(const ApplyRelation *relation, const Change *change)
 	const ColumnValue *row = change->oldkind != OLD_NONE ? change->oldrow : change->newrow;
 	StringInfoData names;
 	StringInfoData values;
-	bool		any_key = false;
+	bool		any_key = has_key(desc);
 	int			shown = 0;
 
 	initStringInfo(&names);
 	initStringInfo(&values);
-	for (int i = 0; i < desc->natts; i++)
-		any_key |= desc->columns[i].is_key;
 	for (int i = 0; i < desc->natts && shown < 8; i++)
 	{
 		if (any_key && !desc->columns[i].is_key)
@@ -157,6 +167,26 @@ is_of_partition(const ErrorData *error)
 		error->constraint_name == NULL;
 }
 
+/*
+ * Was a row not found that was looked for by the name of an object?  When that is gone on the
+ * leader, a number is left there, and another one here.
+ */
+static bool
+misses_name(const ApplyRelation *relation, const ErrorData *error)
+{
+	const RelationDesc *desc = relation->desc;
+	bool		any_key = has_key(desc);
+
+	if (error->sqlerrcode != ERRCODE_NO_DATA_FOUND || error->table_name == NULL)
+		return false;
+	for (int i = 0; i < desc->natts; i++)
+	{
+		if ((desc->columns[i].is_key || !any_key) && relation->inputs[i].names_object)
+			return true;
+	}
+	return false;
+}
+
 Oid
 apply_table_at_fault(const ErrorData *error)
 {
@@ -164,7 +194,8 @@ apply_table_at_fault(const ErrorData *error)
 
 	if (apply_position.change == NULL || relation == NULL || !relation->mapped)
 		return InvalidOid;
-	return makes_name(relation) || is_of_partition(error) ? relation->relid : InvalidOid;
+	return makes_name(relation) || misses_name(relation, error) || is_of_partition(error)
+		? relation->relid : InvalidOid;
 }
 
 /* Error context callback while a frame is applied. */

@@ -253,7 +253,8 @@ row_not_found(const ApplyRelation *relation, const Change *change)
 			 errmsg("the row to %s was not found in relation \"%s.%s\"",
 					change->op == CHANGE_UPDATE ? "update" : "delete",
 					relation->desc->nspname, relation->desc->relname),
-			 errdetail("Key %s.", apply_describe_key(relation, change))));
+			 errdetail("Key %s.", apply_describe_key(relation, change)),
+			 errtable(relation->rel)));
 }
 
 /* ---------- changes ---------- */

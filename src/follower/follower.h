@@ -276,7 +276,7 @@ extern bool apply_in_change(void);	/* ... and one of its changes */
 
 /*
  * The table that was being changed, if the error is of what differs between servers: a value names an
- * object of the leader's catalogs that is not here, or belongs to another partition here, as
+ * object of the leader's catalogs that is not here or gone there, or belongs to another partition here, as
  * the hash of an enum may or what another collation orders.  Else InvalidOid.
  */
 extern Oid	apply_table_at_fault(const ErrorData *error);

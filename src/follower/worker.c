@@ -294,7 +294,8 @@ after_error(const ErrorData *error)
 	if (positions.state == FOLLOW_COPYING)
 		return is_of_rows(error) ? stream_before_copying : NULL;
 	table_at_fault = apply_table_at_fault(error);
-	if (OidIsValid(table_at_fault) && is_of_rows(error))
+	if (OidIsValid(table_at_fault) &&
+		(is_of_rows(error) || error->sqlerrcode == ERRCODE_NO_DATA_FOUND))
 		return copy_table_at_fault;
 	if (!tables_are_settled(my_stream) && apply_in_change())
 		return copy_before_streaming;
