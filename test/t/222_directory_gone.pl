@@ -107,5 +107,26 @@ $leader->safe_psql('postgres', q{SELECT fanout.drop_stream('app', true)});
 gone($leader, '');
 wait_until('the slot to go', sub { $leader->safe_psql('postgres', 'SELECT count(*) FROM pg_replication_slots') eq '0' });
 pass('what was dropped is gone');
+
+# A follower that has to wait for its leader: others are started meanwhile.
+my $writer = $leader->background_psql('postgres');
+$writer->query_safe(q{BEGIN; INSERT INTO t VALUES (-2)});
+$leader->safe_psql('postgres', q{SELECT fanout.create_stream('app')});
+$follower->safe_psql('postgres', 'DROP TABLE t');
+my $conninfo = conninfo($leader) =~ s/'/''/gr;
+my $waits = $follower->background_psql('postgres');
+$waits->query_until(qr/begun/, qq{\\echo begun\nSELECT fanout.follow('app', '$conninfo', 'f');\n});
+wait_until('follow() to wait', sub { $leader->safe_psql('postgres', q{SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pg_fanout follow'}) eq '1' });
+for (1 .. 3)
+{
+	$follower->safe_psql('postgres', q{SELECT fanout.create_stream('own')});
+	wait_until('the stream', sub { $follower->safe_psql('postgres', 'SELECT state FROM fanout.streams') eq 'streaming' });
+	$follower->safe_psql('postgres', q{SELECT fanout.drop_stream('own')});
+}
+$writer->query_safe('COMMIT');
+$writer->quit;
+$waits->query_safe('SELECT 1');
+$waits->quit;
+all_equal('it follows in the end', $leader, $follower);
 $_->stop for $follower, $leader;
 done_testing();
