@@ -50,6 +50,7 @@
 #include "arrays.h"
 #include "compat.h"
 #include "follower/apply_internal.h"
+#include "follower/copy.h"
 #include "log/statement.h"
 #include "made.h"
 #include "own_tables.h"
@@ -198,8 +199,11 @@ set_parameters(const SchemaStatement *statement)
 static Oid
 statement_role(const SchemaStatement *statement)
 {
-	Oid			role = get_role_oid(statement->role, true);
+	Oid			role;
 
+	if (ddl.row->make_roles)
+		make_roles(list_make1(statement->role));
+	role = get_role_oid(statement->role, true);
 	if (!OidIsValid(role))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
@@ -300,6 +304,8 @@ run_planned(const SchemaStatement *statement, PlannedStmt *planned)
 	if (!adapt_statement(planned->utilityStmt))
 		return NIL;
 	adapt_roles(planned->utilityStmt, statement->session_role);
+	if (ddl.row->make_roles)
+		make_roles(missing_roles(planned->utilityStmt));
 	run_utility(planned, statement->text);
 	return differing;
 }

@@ -256,7 +256,7 @@ extern void apply_ddl_init(const FollowedRow *row);
 extern bool apply_statement(const Change *change, const LogTxn *txn);
 extern bool adapt_statement(Node *stmt);
 
-/* adapt_roles.c: SESSION_USER in it means that role. */
+/* statement_roles.c: SESSION_USER in it means that role. */
 extern void adapt_roles(Node *stmt, char *session_role);
 
 /* made_names.c: what was made here gets the names of what the leader made of the same; lists of MadeObject. */

@@ -120,6 +120,14 @@ extern void run_schema_statement(char *statement);
 /* The schema of some tables of the leader, List of CopyTable. */
 extern void copy_schema_of(const FollowedRow *row, List *tables, const CopySession *session);
 
+/* ---------- statement_roles.c ---------- */
+
+/* Names of roles that the statement names and that do not exist here. */
+extern List *missing_roles(Node *stmt);
+
+/* Make those of them that are still missing, without any rights; needs a transaction. */
+extern void make_roles(List *names);
+
 /* ---------- deferred_statement.c ---------- */
 
 /* Put a statement off; needs a transaction. */

@@ -5,7 +5,7 @@
  * The dump's statements (schema_dump.c) are run one by one in the caller's transaction.
  *
  * Left out: the extension itself and its schema; large objects; statements that give something to
- * a role which does not exist here; foreign keys to tables that are not here;
+ * a role which does not exist here, and is not to be made; foreign keys to tables that are not here;
  * parameters that a newer pg_dump sets and this server does not have.
  *
  * Both sections are brought at once, so that they are of one snapshot: from there on
@@ -25,7 +25,6 @@
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
 #include "tcop/tcopprot.h"
-#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
@@ -36,76 +35,6 @@
 #define MANY_TABLES		1000
 
 /* ---------- which statements are run ---------- */
-
-static bool
-role_is_missing(RoleSpec *role)
-{
-	return role != NULL && role->roletype == ROLESPEC_CSTRING &&
-		!OidIsValid(get_role_oid(role->rolename, true));
-}
-
-static bool
-any_role_is_missing(List *roles)
-{
-	ListCell   *lc;
-
-	foreach(lc, roles)
-	{
-		if (role_is_missing(lfirst(lc)))
-			return true;
-	}
-	return false;
-}
-
-static bool
-alter_table_names_missing_role(AlterTableStmt *stmt)
-{
-	ListCell   *lc;
-
-	foreach(lc, stmt->cmds)
-	{
-		AlterTableCmd *cmd = lfirst_node(AlterTableCmd, lc);
-
-		if (cmd->subtype == AT_ChangeOwner && role_is_missing(cmd->newowner))
-			return true;
-	}
-	return false;
-}
-
-static bool
-default_privileges_name_missing_role(AlterDefaultPrivilegesStmt *stmt)
-{
-	ListCell   *lc;
-
-	foreach(lc, stmt->options)
-	{
-		DefElem    *option = lfirst_node(DefElem, lc);
-
-		if (strcmp(option->defname, "roles") == 0 && any_role_is_missing((List *) option->arg))
-			return true;
-	}
-	return any_role_is_missing(stmt->action->grantees);
-}
-
-static bool
-names_missing_role(Node *stmt)
-{
-	switch (nodeTag(stmt))
-	{
-		case T_AlterOwnerStmt:
-			return role_is_missing(((AlterOwnerStmt *) stmt)->newowner);
-		case T_AlterTableStmt:
-			return alter_table_names_missing_role((AlterTableStmt *) stmt);
-		case T_GrantStmt:
-			return any_role_is_missing(((GrantStmt *) stmt)->grantees);
-		case T_AlterDefaultPrivilegesStmt:
-			return default_privileges_name_missing_role((AlterDefaultPrivilegesStmt *) stmt);
-		case T_CreatePolicyStmt:
-			return any_role_is_missing(((CreatePolicyStmt *) stmt)->roles);
-		default:
-			return false;
-	}
-}
 
 /* The extension is here already, and its being here is what runs this. */
 static bool
@@ -200,7 +129,7 @@ why_left_out(Node *stmt)
 {
 	Constraint *foreign_key = added_foreign_key(stmt);
 
-	if (names_missing_role(stmt))
+	if (missing_roles(stmt) != NIL)
 		return "a role it names does not exist here";
 	if (foreign_key != NULL && !OidIsValid(RangeVarGetRelid(foreign_key->pktable, NoLock, true)))
 		return "a table it references does not exist here";
@@ -342,6 +271,8 @@ handle_statement(const FollowedRow *row, RawStmt *raw, char *script, bool put_of
 		!take_out_column_version(raw->stmt, script))
 		return;
 	statement = statement_text(raw, script);
+	if (row->make_roles)
+		make_roles(missing_roles(raw->stmt));
 	why = why_left_out(raw->stmt);
 	if (why != NULL)
 	{

@@ -34,6 +34,7 @@ typedef struct FollowRequest
 	char	   *conninfo;
 	bool		copy_schema;
 	bool		copy_data;
+	bool		make_roles;
 } FollowRequest;
 
 /* ---------- here ---------- */
@@ -41,10 +42,11 @@ typedef struct FollowRequest
 static void
 check_arguments(FunctionCallInfo fcinfo)
 {
-	if (PG_ARGISNULL(0) || PG_ARGISNULL(1) || PG_ARGISNULL(3) || PG_ARGISNULL(4))
+	if (PG_ARGISNULL(0) || PG_ARGISNULL(1) || PG_ARGISNULL(3) || PG_ARGISNULL(4) ||
+		PG_ARGISNULL(5))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("stream, leader, copy_schema and copy_data must not be null")));
+				 errmsg("stream, leader, copy_schema, copy_data and make_roles must not be null")));
 	if (NameStr(*PG_GETARG_NAME(0))[0] == '\0')
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_NAME),
@@ -159,34 +161,56 @@ static const char *const roles_query =
 "SELECT rolname FROM pg_catalog.pg_roles"
 " WHERE oid IN (SELECT role FROM named) AND rolname !~ '^pg_' ORDER BY rolname";
 
-/*
- * What would belong to them, or be granted to them, belongs to the follower's owner, or is
- * not granted; and a statement that names one, or is run by one, stops the stream.
- */
-static void
-warn_of_missing_roles(PGconn *conn, const char *stream)
+/* Names of those that do not exist here. */
+static List *
+leader_roles_missing(PGconn *conn, const char *stream)
 {
 	const char *params[] = {stream, psprintf("%d", FANOUT_WIRE_VERSION)};
 	PGresult   *roles = leader_query(conn, roles_query, 2, params);
-	StringInfoData missing;
-	int			count = 0;
+	List	   *missing = NIL;
 
-	initStringInfo(&missing);
 	for (int i = 0; i < PQntuples(roles); i++)
 	{
 		const char *role = PQgetvalue(roles, i, 0);
 
 		if (!OidIsValid(get_role_oid(role, true)))
-			appendStringInfo(&missing, "%s\"%s\"", count++ > 0 ? ", " : "", role);
+			missing = lappend(missing, pstrdup(role));
 	}
 	PQclear(roles);
-	if (count > 0)
+	return missing;
+}
+
+/*
+ * What would belong to them, or be granted to them, belongs to the follower's owner, or is
+ * not granted; and a statement that names one, or is run by one, stops the stream.  Unless they
+ * are made: then all that later ones need is made as well (statement_roles.c).
+ */
+static void
+see_to_missing_roles(PGconn *conn, const FollowRequest *request)
+{
+	List	   *names = leader_roles_missing(conn, request->stream);
+	int			count = list_length(names);
+	StringInfoData missing;
+	ListCell   *lc;
+
+	initStringInfo(&missing);
+	foreach(lc, names)
+		appendStringInfo(&missing, "%s\"%s\"", missing.len > 0 ? ", " : "", (char *) lfirst(lc));
+	if (count > 0 && request->make_roles)
+	{
+		make_roles(names);
+		ereport(NOTICE,
+				(errmsg_plural("%d role of the leader is made here, with NOLOGIN",
+							   "%d roles of the leader are made here, with NOLOGIN", count, count),
+				 errdetail_plural("New role: %s.", "New roles: %s.", count, missing.data)));
+	}
+	else if (count > 0)
 		ereport(WARNING,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg_plural("%d role of the leader does not exist here",
 							   "%d roles of the leader do not exist here", count, count),
 				 errdetail_plural("Missing role: %s.", "Missing roles: %s.", count, missing.data),
-				 errhint("Create them before the schema is copied, at least with NOLOGIN: what is theirs is left to the follower's owner otherwise, and their later schema changes stop the stream.")));
+				 errhint("Follow with make_roles => true, or create them before the schema is copied: what is theirs is left to the follower's owner otherwise, and their later schema changes stop the stream.")));
 }
 
 static void
@@ -201,7 +225,7 @@ check_leader(const FollowRequest *request, CheckedLeader *leader)
 		leader_check_all_rows_visible(leader->conn, request->stream);
 	leader_warn_of_locale(leader->conn);
 	warn_of_large_objects(leader->conn);
-	warn_of_missing_roles(leader->conn, request->stream);
+	see_to_missing_roles(leader->conn, request);
 	leader_disconnect(leader->conn);
 }
 
@@ -212,7 +236,7 @@ insert_row(int32 id, const FollowRequest *request, const CheckedLeader *leader)
 {
 	OwnTables	state;
 	Oid			types[] = {NAMEOID, OIDOID, NAMEOID, TEXTOID, BOOLOID, BOOLOID, OIDOID, TEXTOID,
-	OIDOID, INT4OID};
+	OIDOID, INT4OID, BOOLOID};
 	Datum		values[lengthof(types)];
 
 	values[0] = DirectFunctionCall1(namein, CStringGetDatum(request->stream));
@@ -225,12 +249,13 @@ insert_row(int32 id, const FollowRequest *request, const CheckedLeader *leader)
 	values[7] = CStringGetTextDatum(leader->system);
 	values[8] = ObjectIdGetDatum(leader->database);
 	values[9] = Int32GetDatum(id);
+	values[10] = BoolGetDatum(request->make_roles);
 
 	own_tables_begin(&state);
 	if (SPI_execute_with_args("INSERT INTO fanout.followed_stream"
 							  " (stream, dboid, follower, conninfo, instance, copy_schema, copy_data, owner,"
-							  "  leader_system, leader_database, id)"
-							  " VALUES ($1, $2, $3, $4, gen_random_uuid(), $5, $6, $7, $8, $9, $10)",
+							  "  leader_system, leader_database, id, make_roles)"
+							  " VALUES ($1, $2, $3, $4, gen_random_uuid(), $5, $6, $7, $8, $9, $10, $11)",
 							  lengthof(types), types, values, NULL, false, 0) != SPI_OK_INSERT)
 		elog(ERROR, "could not insert into fanout.followed_stream");
 	own_tables_end(&state);
@@ -256,7 +281,7 @@ follow(const FollowRequest *request)
 }
 
 /*
- * follow(stream name, leader text, follower name, copy_schema bool, copy_data bool)
+ * follow(stream name, leader text, follower name, copy_schema bool, copy_data bool, make_roles bool)
  *
  * The follower's name is by default that of the database.
  */
@@ -274,6 +299,7 @@ fanout_follow(PG_FUNCTION_ARGS)
 		: NameStr(*PG_GETARG_NAME(2));
 	request.copy_schema = PG_GETARG_BOOL(3);
 	request.copy_data = PG_GETARG_BOOL(4);
+	request.make_roles = PG_GETARG_BOOL(5);
 
 	PG_TRY();
 	{

@@ -39,6 +39,7 @@ typedef struct FollowedRow
 	pg_uuid_t	instance;
 	bool		copy_schema;
 	bool		copy_data;
+	bool		make_roles;		/* those that are missing, with NOLOGIN */
 	bool		paused;
 	Oid			owner;
 	char	   *copy_state;

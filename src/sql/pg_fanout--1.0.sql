@@ -92,6 +92,7 @@ CREATE TABLE fanout.followed_stream (
     era uuid,
     leader_system text NOT NULL,
     leader_database oid NOT NULL,
+    make_roles boolean NOT NULL,
     created_at timestamptz NOT NULL DEFAULT now(),
     UNIQUE (dboid, stream)
 );
@@ -291,10 +292,11 @@ COMMENT ON PROCEDURE fanout.send_changes(name, name, uuid, pg_lsn, uuid, pg_lsn,
  * On a follower
  */
 CREATE FUNCTION fanout.follow(stream name, leader text, follower name DEFAULT NULL,
-    copy_schema boolean DEFAULT true, copy_data boolean DEFAULT true)
+    copy_schema boolean DEFAULT true, copy_data boolean DEFAULT true,
+    make_roles boolean DEFAULT false)
 RETURNS void AS 'MODULE_PATHNAME', 'fanout_follow' LANGUAGE C VOLATILE;
-COMMENT ON FUNCTION fanout.follow(name, text, name, boolean, boolean) IS
-    'make this database a follower of a stream; leader is a libpq connection string';
+COMMENT ON FUNCTION fanout.follow(name, text, name, boolean, boolean, boolean) IS
+    'make this database a follower of a stream; leader is a libpq connection string; make_roles makes roles that only the leader has, without rights of their own, now and later';
 
 CREATE FUNCTION fanout.unfollow(stream name)
 RETURNS void AS 'MODULE_PATHNAME', 'fanout_unfollow' LANGUAGE C VOLATILE STRICT;
