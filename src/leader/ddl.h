@@ -6,7 +6,7 @@
  * texts, ddl_made.c notes what they make, and ddl_script.c what runs within an extension's
  * script; ddl_filter.c says whether a
  * statement replicates and what it is about, and ddl_temporary.c what lives no longer
- * than something temporary; ddl_deparse.c writes the text of those that must not be
+ * than something temporary; ddl_bare.c writes what is left of a table without it; ddl_deparse.c writes the text of those that must not be
  * repeated as they are, and ddl_bound.c that of partitions' bounds; ddl_values.c knows
  * which ALTER TABLE computes values that come out otherwise on a follower.
  */
@@ -45,7 +45,8 @@ typedef struct SchemaChange
 {
 	bool		ours;			/* about this extension: never replicated */
 	const char *why_not;		/* not replicated, and this is why; NULL: it is */
-	bool		after;			/* written down after it has run, since it commits inside */
+	bool		after;			/* written down after it has run, since it commits inside, */
+	bool		may_use_temporary;	/* ... or what it made tells whether it replicates */
 	uint8		flags;			/* STATEMENT_... */
 	const char *extension;		/* whose script it runs; NULL: none */
 	List	   *relids;			/* tables it is about, where that can be told */
@@ -66,16 +67,28 @@ extern List *add_setting(List *settings, const char *name, const char *value);
 extern char *statement_text(const PlannedStmt *pstmt, const char *query_string);
 extern bool statement_text_conforms(const char *text, Node *stmt);
 
+/* Whatever a statement makes or alters; sub_id is the number of a column, or zero. */
+typedef struct TouchedObject
+{
+	Oid			class_id;
+	Oid			object_id;
+	int			sub_id;
+	bool		created;
+} TouchedObject;
+
 /* ddl_made.c: what a statement makes is noted between begin and end; statements nest. */
 typedef struct MadeByStatement
 {
 	List	   *noted;
+	List	   *touched;		/* of TouchedObject */
 	MemoryContext context;
 	struct MadeByStatement *outer;
 } MadeByStatement;
 
 extern void ddl_made_begin(MadeByStatement *made);
 extern List *ddl_made_strings(const MadeByStatement *made);	/* see made.h */
+extern bool ddl_made_needs_temporary(const MadeByStatement *made);
+extern char *ddl_made_bare(const MadeByStatement *made);	/* see deparse_bare() */
 extern void ddl_made_end(MadeByStatement *made);
 extern void ddl_made_init(void);
 
@@ -100,13 +113,21 @@ extern void ddl_examine(Node *stmt, char *text, int location, SchemaChange *chan
 extern bool names_temporary_type(const TypeName *name);
 extern bool needs_temporary(Oid class_id, Oid object_id);
 extern bool query_uses_temporary(Node *query);
+extern bool is_temporary_type(Oid typid);
+extern bool may_name_temporary(const char *text);
+extern bool part_needs_temporary(ObjectType type, Oid relid, const char *name);
+extern bool touched_needs_temporary(const TouchedObject *object);
 
 /* ddl_deparse.c */
 extern char *deparse_create_table_as(const CreateTableAsStmt *stmt);
 extern char *deparse_drop(const DropStmt *stmt, List *objects);
 extern char *deparse_cluster(const ClusterStmt *stmt, Oid relid);	/* NULL: nothing to repeat */
 extern char *deparse_qualified(const char *text, const RangeVar *relation, int start);
+extern char *deparse_column(const char *name, Oid typid, int32 typmod, Oid collation);
 extern char *deparse_stand_ins(const CreateStmt *stmt, char *text);
+
+/* ddl_bare.c: the tables and columns that were made, without all else; NULL: there are none. */
+extern char *deparse_bare(List *touched);
 
 /* ddl_grant.c */
 extern char *deparse_grant_in_schemas(const GrantStmt *stmt);	/* NULL: nothing to repeat */

@@ -12,7 +12,8 @@
  * The row is written before the statement runs.  So what the statement does on
  * its way, be it rows (CREATE TABLE AS) or statements of event triggers, comes
  * after it, and if it fails the row is rolled back with it.  Only what commits inside
- * (CONCURRENTLY) is written down afterwards, in the transaction that it left.
+ * (CONCURRENTLY) is written down afterwards, in the transaction that it left; and what may use
+ * something temporary, when that is known (ddl_temporary.c).
  *
  * Captured is what was written by somebody: statements of clients, functions and DO
  * blocks.  What a statement is broken down into (subcommands) comes with it, and
@@ -89,24 +90,43 @@ say_not_replicated(Node *stmt, const char *why)
 			 errdetail_internal("%s", why)));
 }
 
+static const char *const why_uses_temporary = "It uses temporary objects, which followers do not have.";
+
+/* What is to be said of a statement that has run and made something of what is temporary. */
+static void
+leave_out_temporary(Node *stmt, SchemaChange *change, const MadeByStatement *made)
+{
+	char	   *bare;
+
+	if (!change->may_use_temporary || !ddl_made_needs_temporary(made))
+		return;
+	say_not_replicated(stmt, why_uses_temporary);
+	bare = ddl_made_bare(made);
+	if (bare == NULL)
+		change->why_not = why_uses_temporary;
+	change->text = bare;
+	change->flags |= STATEMENT_VALUES_DIFFER;
+}
+
 /*
  * Run the statement, which may have an extension's script; returns what it made.  The script makes
  * its own by itself, there too.
  */
 static List *
-run_noting(const char *extension, PlannedStmt *pstmt, const char *query_string, bool read_only_tree,
+run_noting(SchemaChange *change, PlannedStmt *pstmt, const char *query_string, bool read_only_tree,
 		   ProcessUtilityContext context, ParamListInfo params, QueryEnvironment *query_env,
 		   DestReceiver *dest, QueryCompletion *qc, ProcessUtility_hook_type next)
 {
 	MadeByStatement made;
 	List	   *volatile strings = NIL;
-	ScriptState before = ddl_script_begin(extension);
+	ScriptState before = ddl_script_begin(change->extension);
 
 	ddl_made_begin(&made);
 	PG_TRY();
 	{
 		next(pstmt, query_string, read_only_tree, context, params, query_env, dest, qc);
-		if (extension == NULL)
+		leave_out_temporary(pstmt->utilityStmt, change, &made);
+		if (change->extension == NULL && change->why_not == NULL)
 			strings = ddl_made_strings(&made);
 	}
 	PG_FINALLY();
@@ -116,6 +136,14 @@ run_noting(const char *extension, PlannedStmt *pstmt, const char *query_string, 
 	}
 	PG_END_TRY();
 	return strings;
+}
+
+/* They come behind the table. */
+static bool
+makes_rows(Node *stmt)
+{
+	return IsA(stmt, ExplainStmt) ||
+		(IsA(stmt, CreateTableAsStmt) && ((CreateTableAsStmt *) stmt)->objtype == OBJECT_TABLE);
 }
 
 static void
@@ -141,14 +169,17 @@ run_captured(PlannedStmt *pstmt, const char *query_string, bool read_only_tree,
 
 	change.settings = add_setting(change.settings, "standard_conforming_strings",
 								  statement_text_conforms(text, pstmt->utilityStmt) ? "on" : "off");
-	if (change.text != NULL)
-		text = change.text;
+	change.may_use_temporary = change.extension == NULL &&
+		!makes_rows(pstmt->utilityStmt) && may_name_temporary(text);
+	change.after |= change.may_use_temporary;
 	if (!change.after)
-		number = write_statement_down(text, &change);
-	made = run_noting(change.extension, pstmt, query_string, read_only_tree, context, params,
-					  query_env, dest, qc, next);
+		number = write_statement_down(change.text != NULL ? change.text : text, &change);
+	made = run_noting(&change, pstmt, query_string, read_only_tree, context, params, query_env,
+					  dest, qc, next);
+	if (change.why_not != NULL)
+		return;
 	if (change.after)
-		number = write_statement_down(text, &change);
+		number = write_statement_down(change.text != NULL ? change.text : text, &change);
 	if (change.extension != NULL)
 		write_mark_down(MARK_END, "");
 	else if (made != NIL)

@@ -64,20 +64,37 @@ collation_name(Oid collation)
 	return name;
 }
 
-static void
-add_column(ColumnList *list, const char *name, Oid typid, int32 typmod, Oid collation)
+/* NULL: a column of a temporary type, which goes with it; followers do not have it. */
+char *
+deparse_column(const char *name, Oid typid, int32 typmod, Oid collation)
 {
+	StringInfoData buf;
+
+	if (is_temporary_type(typid))
+		return NULL;
+	initStringInfo(&buf);
+	appendStringInfo(&buf, "%s %s", quote_identifier(name),
+					 format_type_extended(typid, typmod,
+										  FORMAT_TYPE_TYPEMOD_GIVEN | FORMAT_TYPE_FORCE_QUALIFY));
+	if (OidIsValid(collation) && collation != get_typcollation(typid))
+		appendStringInfo(&buf, " COLLATE %s", collation_name(collation));
+	return buf.data;
+}
+
+static void
+add_column(ColumnList *list, const char *name, Oid typid, int32 typmod, Oid collation,
+		   const char *not_null)
+{
+	char	   *column;
+
 	if (list->next_name != NULL)
 	{
 		name = strVal(lfirst(list->next_name));
 		list->next_name = lnext(list->names, list->next_name);
 	}
-	appendStringInfo(list->buf, "%s%s %s", list->count++ > 0 ? ", " : "",
-					 quote_identifier(name),
-					 format_type_extended(typid, typmod,
-										  FORMAT_TYPE_TYPEMOD_GIVEN | FORMAT_TYPE_FORCE_QUALIFY));
-	if (OidIsValid(collation) && collation != get_typcollation(typid))
-		appendStringInfo(list->buf, " COLLATE %s", collation_name(collation));
+	column = deparse_column(name, typid, typmod, collation);
+	if (column != NULL)
+		appendStringInfo(list->buf, "%s%s%s", list->count++ > 0 ? ", " : "", column, not_null);
 }
 
 static void
@@ -92,7 +109,7 @@ add_query_columns(ColumnList *list, const Query *query)
 
 		if (!entry->resjunk)
 			add_column(list, entry->resname, exprType(expr), exprTypmod(expr),
-					   exprCollation(expr));
+					   exprCollation(expr), "");
 	}
 }
 
@@ -106,9 +123,7 @@ add_described_columns(ColumnList *list, TupleDesc desc)
 		if (attr->attisdropped)
 			continue;
 		add_column(list, NameStr(attr->attname), attr->atttypid, attr->atttypmod,
-				   attr->attcollation);
-		if (attr->attnotnull)
-			appendStringInfoString(list->buf, " NOT NULL");
+				   attr->attcollation, attr->attnotnull ? " NOT NULL" : "");
 	}
 }
 
@@ -169,7 +184,7 @@ deparse_create_table_as(const CreateTableAsStmt *stmt)
 			Node	   *expr = (Node *) entry->expr;
 
 			add_column(&list, entry->resname, exprType(expr), exprTypmod(expr),
-					   exprCollation(expr));
+					   exprCollation(expr), "");
 		}
 	}
 	appendStringInfoChar(&buf, ')');

@@ -26,6 +26,7 @@
 #include "parser/parse_func.h"
 #include "parser/parse_type.h"
 #include "tcop/utility.h"
+#include "rewrite/rewriteSupport.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
@@ -91,6 +92,9 @@ note_relation(SchemaChange *change, const RangeVar *relation)
 	if (get_rel_persistence(relid) == RELPERSISTENCE_TEMP)
 		change->why_not = why_temporary;
 	relkind = get_rel_relkind(relid);
+	if ((relkind == RELKIND_VIEW || relkind == RELKIND_MATVIEW) &&
+		part_needs_temporary(OBJECT_RULE, relid, ViewSelectRuleName))
+		change->why_not = why_temporary;
 	if (relkind == RELKIND_INDEX || relkind == RELKIND_PARTITIONED_INDEX)
 		relid = IndexGetRelation(relid, true);
 	change->relids = lappend_oid(change->relids, relid);
@@ -240,6 +244,10 @@ note_object(SchemaChange *change, ObjectType type, Node *object)
 
 				if (names != NIL)
 					note_relation(change, makeRangeVarFromNameList(names));
+				if (change->relids != NIL &&
+					part_needs_temporary(type, llast_oid(change->relids),
+										 strVal(llast((List *) object))))
+					change->why_not = why_temporary;
 				break;
 			}
 		case OBJECT_TYPE:

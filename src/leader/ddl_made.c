@@ -21,13 +21,20 @@ static void
 note_object(ObjectAccessType access, Oid class_id, Oid object_id, int sub_id, void *arg)
 {
 	MemoryContext oldcontext;
+	TouchedObject *touched;
 
 	if (prev_object_access)
 		prev_object_access(access, class_id, object_id, sub_id, arg);
-	if (innermost == NULL)
+	if (innermost == NULL || (access != OAT_POST_CREATE && access != OAT_POST_ALTER))
 		return;
 	oldcontext = MemoryContextSwitchTo(innermost->context);
 	innermost->noted = made_note(innermost->noted, access, class_id, object_id, sub_id);
+	touched = palloc(sizeof(TouchedObject));
+	touched->class_id = class_id;
+	touched->object_id = object_id;
+	touched->sub_id = sub_id;
+	touched->created = access == OAT_POST_CREATE;
+	innermost->touched = lappend(innermost->touched, touched);
 	MemoryContextSwitchTo(oldcontext);
 }
 
@@ -44,6 +51,7 @@ ddl_made_begin(MadeByStatement *made)
 	made->context = AllocSetContextCreate(TopMemoryContext, "pg_fanout made objects",
 										  ALLOCSET_SMALL_SIZES);
 	made->noted = NIL;
+	made->touched = NIL;
 	made->outer = innermost;
 	innermost = made;
 }
@@ -52,6 +60,25 @@ List *
 ddl_made_strings(const MadeByStatement *made)
 {
 	return made_to_strings(made_describe(made->noted));
+}
+
+bool
+ddl_made_needs_temporary(const MadeByStatement *made)
+{
+	ListCell   *lc;
+
+	foreach(lc, made->touched)
+	{
+		if (touched_needs_temporary(lfirst(lc)))
+			return true;
+	}
+	return false;
+}
+
+char *
+ddl_made_bare(const MadeByStatement *made)
+{
+	return deparse_bare(made->touched);
 }
 
 void
