@@ -116,6 +116,8 @@ INSERT INTO calls (call) VALUES
 	($$fanout.resume('x')$$),
 	($$fanout.resync(NULL)$$),
 	($$fanout.resync('x', 't')$$),
+	($$fanout.skip(NULL, '0/1')$$),
+	($$fanout.skip('x', '0/1')$$),
 	($$fanout.verify(NULL)$$),
 	($$fanout.verify('x')$$),
 	($$fanout.wait_for_copy('x')$$),

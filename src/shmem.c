@@ -373,6 +373,7 @@ followed_stream_reset(FollowedStream *stream)
 	stream->coarse_next = 0;
 	stream->alone_until = InvalidXLogRecPtr;
 	stream->failed_after = InvalidXLogRecPtr;
+	stream->failing_lsn = InvalidXLogRecPtr;
 	pg_atomic_write_u32(&stream->ask_now, 0);
 	pg_atomic_write_u64(&stream->settled_xid, 0);
 	pg_atomic_write_u32(&stream->reread, 0);

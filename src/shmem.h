@@ -234,6 +234,7 @@ typedef struct FollowedStream
 	/* What the last error took back: see apply_failed(). */
 	XLogRecPtr	alone_until;	/* up to here, transactions are committed one by one */
 	XLogRecPtr	failed_after;	/* what had been applied by then */
+	XLogRecPtr	failing_lsn;	/* commit of the transaction that failed; Invalid: not known */
 
 	/* Somebody has the follower stand still: see follower/hold.c. */
 	pid_t		hold_pid;		/* 0: nobody */

@@ -35,6 +35,8 @@
 #include "pgstat.h"
 #include "replication/origin.h"
 #include "storage/lock.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
@@ -42,6 +44,7 @@
 #include "follower/apply_internal.h"
 #include "follower/local_table.h"
 #include "follower/table_activity.h"
+#include "log/statement.h"
 #include "own_tables.h"
 #include "transaction.h"
 
@@ -77,6 +80,10 @@ static struct
 	bool		in_group;		/* a local transaction is open */
 	bool		in_txn;			/* a leader transaction is half applied */
 	bool		passing;		/* ... which was applied before */
+	bool		skipping;		/* ... which somebody wants to be passed */
+	XLogRecPtr	skip_lsn;		/* commit of that one; Invalid: none */
+	List	   *skipped;		/* oids of the tables that it changes */
+	bool		committing;		/* the group is being committed */
 	XLogRecPtr	received_lsn;	/* end of the newest one that the leader sent */
 	bool		ends_group;		/* ... which changed the schema: the group ends with it */
 	bool		reread;			/* once the group is committed the worker looks at its row */
@@ -125,6 +132,7 @@ apply_start(FollowedStream *stream, const FollowedRow *row)
 	applier.followed_id = row->id;
 	applier.applied_lsn = replorigin_session_get_progress(true);
 	applier.copy_lsn = row->copy_lsn;
+	applier.skip_lsn = row->skip_lsn;
 	applier.durable_lsn = applier.applied_lsn;
 	SpinLockAcquire(&stream->mutex);
 	applier.alone_until = stream->alone_until;
@@ -304,6 +312,7 @@ apply_commit_group(void)
 
 	if (!applier.in_group || applier.in_txn || applier.behind != NIL)
 		return;
+	applier.committing = true;
 	error_context_stack = &callback;
 	group_close_relations();
 	error_context_stack = callback.previous;
@@ -311,6 +320,7 @@ apply_commit_group(void)
 	if (in_line)
 		put_in_line();
 	commit_local();
+	applier.committing = false;
 	if (in_line)
 		tell_settled();
 	applier.in_group = false;
@@ -328,6 +338,15 @@ apply_commit_group(void)
 	pgstat_report_stat(false);
 }
 
+/* Which transaction failed, if it was one: an error may be the connection's, or of a whole group. */
+static XLogRecPtr
+failing_transaction(void)
+{
+	bool		only = applier.committing && applier.transactions == 1;
+
+	return apply_in_change() || only ? apply_position.txn.commit_lsn : InvalidXLogRecPtr;
+}
+
 void
 apply_failed(void)
 {
@@ -342,6 +361,7 @@ apply_failed(void)
 	if (applier.transactions == 0 && stream->failed_after == applier.applied_lsn)
 		stream->worker.pause_ms = Min(Min(spent, MAX_PAUSE_MS) * PAUSE_FACTOR, MAX_PAUSE_MS);
 	stream->failed_after = applier.applied_lsn;
+	stream->failing_lsn = failing_transaction();
 	stream->alone_until = Max(stream->alone_until, applier.received_lsn);
 	SpinLockRelease(&stream->mutex);
 }
@@ -464,6 +484,72 @@ set_aside(const Change *change)
 	applier.ends_group = true;
 }
 
+/* ---------- a transaction that is passed ---------- */
+
+static void
+note_skipped(Oid leader_relid)
+{
+	Oid			relid = relation_map_known(leader_relid);
+	MemoryContext oldcontext = MemoryContextSwitchTo(applier_context);
+
+	if (OidIsValid(relid))
+		applier.skipped = list_append_unique_oid(applier.skipped, relid);
+	MemoryContextSwitchTo(oldcontext);
+}
+
+static void
+skip_change(const Change *change)
+{
+	if (change_is_of_row(change) || change->op == CHANGE_UNCARRIED)
+		note_skipped(change->relid);
+	else if (change->op == CHANGE_TRUNCATE)
+	{
+		for (int i = 0; i < change->nrels; i++)
+			note_skipped(change->relids[i]);
+	}
+	else if (change->op == CHANGE_STATEMENT)
+	{
+		ListCell   *lc;
+
+		foreach(lc, statement_decode(change->body, change->body_len)->relids)
+			note_skipped(lfirst_oid(lc));
+	}
+}
+
+static char *
+names_of(List *relids)
+{
+	StringInfoData buf;
+	ListCell   *lc;
+
+	initStringInfo(&buf);
+	foreach(lc, relids)
+		appendStringInfo(&buf, "%s%s", buf.len > 0 ? ", " : "",
+						 quote_qualified_identifier(get_namespace_name(get_rel_namespace(lfirst_oid(lc))),
+													get_rel_name(lfirst_oid(lc))));
+	return buf.data;
+}
+
+/* With the position, in one local transaction: the tables are not in line until they are copied. */
+static void
+finish_skip(void)
+{
+	ereport(WARNING,
+			(errmsg("passed the leader's transaction committed at %X/%X, which is not applied",
+					LSN_FORMAT_ARGS(apply_position.txn.commit_lsn)),
+			 applier.skipped != NIL ?
+			 errdetail("Tables to be copied again: %s.", names_of(applier.skipped)) : 0,
+			 errhint("Compare with fanout.verify(); schema changes have to be made by hand.")));
+	(void) followed_execute("UPDATE fanout.followed_stream SET skip_lsn = NULL WHERE id = $1",
+							applier.followed_id);
+	apply_copy_again(applier.skipped);
+	list_free(applier.skipped);
+	applier.skipped = NIL;
+	applier.skip_lsn = InvalidXLogRecPtr;
+	applier.skipping = false;
+	applier.ends_group = true;
+}
+
 /* What is not a change of a row comes after all that was collected before it. */
 static void
 apply_other(const Change *change)
@@ -491,6 +577,11 @@ apply_change(const Change *change)
 
 	applier.changes++;
 	apply_position.change = change;
+	if (applier.skipping)
+	{
+		skip_change(change);
+		return;
+	}
 	if (!change_is_of_row(change))
 	{
 		apply_other(change);
@@ -555,6 +646,8 @@ begin_transaction(const LogTxn *txn)
 	applier.replaying = applier.behind != NIL;
 	applier.passing = !applier.replaying &&
 		txn->end_lsn <= Max(applier.applied_lsn, applier.last.end_lsn);
+	applier.skipping = !applier.passing && !applier.replaying &&
+		txn->commit_lsn == applier.skip_lsn;
 	apply_position.txn = *txn;
 	if (!applier.passing && !applier.in_group)
 		begin_group();
@@ -571,6 +664,11 @@ end_transaction(void)
 	}
 	applier.last = apply_position.txn;
 	applier.transactions++;
+	if (applier.skipping)
+	{
+		batch_flush_all();
+		finish_skip();
+	}
 	/* What the schema change made may not be used before it is committed (enum values). */
 	if (applier.ends_group || applier.last.end_lsn <= applier.alone_until)
 		apply_commit_group();

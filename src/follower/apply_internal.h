@@ -123,6 +123,7 @@ extern void table_map_add(const FollowedTable *table);
 /* The row of a table, by its oid here or on the leader; NULL: it is not followed. */
 extern FollowedTable *relation_map_table(Oid relid);
 extern FollowedTable *relation_map_leader_table(Oid leader_relid);
+extern Oid	relation_map_known(Oid leader_relid);	/* the local table, without an error; or Invalid */
 
 /* Oids of the local tables in that state, zero: in any; are all in line with the stream? */
 extern List *relation_map_in_state(char state);

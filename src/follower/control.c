@@ -1,7 +1,7 @@
 /*
  * control.c
- *		What users do with a followed stream: unfollow, pause, resume, resync, give it
- *		another leader, and wait for its copy.
+ *		What users do with a followed stream: unfollow, pause, resume, resync, skip a
+ *		transaction, give it another leader, and wait for its copy.
  *
  * All of them change the stream's row and, once that is committed, have the
  * worker look at it again.  A rollback does nothing.  DROP EXTENSION takes the rows of all
@@ -19,6 +19,7 @@
 #include "pgstat.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
+#include "utils/pg_lsn.h"
 #include "utils/timestamp.h"
 #include "utils/uuid.h"
 
@@ -29,6 +30,7 @@ PG_FUNCTION_INFO_V1(fanout_unfollow);
 PG_FUNCTION_INFO_V1(fanout_pause);
 PG_FUNCTION_INFO_V1(fanout_resume);
 PG_FUNCTION_INFO_V1(fanout_resync);
+PG_FUNCTION_INFO_V1(fanout_skip);
 PG_FUNCTION_INFO_V1(fanout_set_leader);
 PG_FUNCTION_INFO_V1(fanout_wait_for_copy);
 
@@ -400,6 +402,62 @@ fanout_resync(PG_FUNCTION_ARGS)
 	schedule_copy(row->id, relid);
 	change = add_pending(row->id);
 	change->restart = change->copy = !OidIsValid(relid);
+	PG_RETURN_VOID();
+}
+
+/* The transaction that the stream stands at; fails when that is not known, or another. */
+static void
+check_failing(const FollowedRow *row, XLogRecPtr lsn)
+{
+	FollowedStream *stream = followed_stream_find(MyDatabaseId, row->id);
+	XLogRecPtr	failing = InvalidXLogRecPtr;
+
+	if (stream != NULL)
+	{
+		SpinLockAcquire(&stream->mutex);
+		if (stream->failing_lsn >= stream->applied_lsn)
+			failing = stream->failing_lsn;
+		SpinLockRelease(&stream->mutex);
+	}
+	if (XLogRecPtrIsInvalid(failing))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("stream \"%s\" does not fail at a transaction", NameStr(row->stream)),
+				 errhint("After a restart of the server, wait until it has failed again.")));
+	if (failing != lsn)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("the transaction committed at %X/%X is not the one that fails",
+						LSN_FORMAT_ARGS(lsn)),
+				 errdetail("Stream \"%s\" fails at the one committed at %X/%X.",
+						   NameStr(row->stream), LSN_FORMAT_ARGS(failing))));
+}
+
+/*
+ * skip(stream name, lsn pg_lsn)
+ *
+ * A transaction that fails for another reason later would fail there again, and say so.
+ */
+Datum
+fanout_skip(PG_FUNCTION_ARGS)
+{
+	FollowedRow *row = require_stream(fcinfo);
+	XLogRecPtr	lsn;
+
+	if (PG_ARGISNULL(1))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("lsn must not be null")));
+	lsn = PG_GETARG_LSN(1);
+	check_failing(row, lsn);
+	row = take_row(row);
+	(void) followed_execute(psprintf("UPDATE fanout.followed_stream SET skip_lsn = '%X/%X'"
+									 " WHERE id = $1", LSN_FORMAT_ARGS(lsn)), row->id);
+	ereport(WARNING,
+			(errmsg("the leader's transaction committed at %X/%X will be passed",
+					LSN_FORMAT_ARGS(lsn)),
+			 errdetail("Tables that it changes are copied again, and their staleness is unknown until then.")));
+	(void) add_pending(row->id);
 	PG_RETURN_VOID();
 }
 

@@ -278,7 +278,7 @@ schedule_copy(int32 followed_id, Oid relid)
 	{
 		followed_execute(pending, followed_id);
 		followed_execute("UPDATE fanout.followed_stream SET copy_state = 'data', copy_data = true,"
-						 " start_lsn = NULL WHERE id = $1 AND copy_state <> 'schema'", followed_id);
+						 " start_lsn = NULL, skip_lsn = NULL WHERE id = $1 AND copy_state <> 'schema'", followed_id);
 		return;
 	}
 	if (followed_execute(psprintf("%s AND relid = %u", pending, relid), followed_id) == 0)

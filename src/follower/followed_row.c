@@ -39,7 +39,7 @@ followed_origin_name(char *name, Oid dboid, int32 id)
 	"       schema_snapshot, schema_until, coalesce(era, '00000000-0000-0000-0000-000000000000')::text," \
 	"       greatest(start_lsn, schema_until, (SELECT max(greatest(filter_until, schema_until))" \
 	"        FROM fanout.followed_table WHERE followed_id = id))," \
-	"       all_tables, joining, copy_lsn, make_roles" \
+	"       all_tables, joining, copy_lsn, make_roles, skip_lsn" \
 	" FROM fanout.followed_stream WHERE dboid = $1 AND "
 
 static Datum
@@ -84,6 +84,7 @@ make_row(MemoryContext context)
 	row->joining = oid_array_list(DatumGetArrayTypeP(column(table, 20)));
 	row->copy_lsn = DatumGetLSN(column(table, 21));
 	row->make_roles = DatumGetBool(column(table, 22));
+	row->skip_lsn = DatumGetLSN(column(table, 23));
 	MemoryContextSwitchTo(oldcontext);
 	return row;
 }

@@ -47,6 +47,7 @@ typedef struct FollowedRow
 	bool		all_tables;		/* the stream names no publications */
 	List	   *joining;		/* oids on the leader: joined them, and is not here yet */
 	XLogRecPtr	copy_lsn;		/* tables copied beside the stream need it from here; Invalid: none */
+	XLogRecPtr	skip_lsn;		/* the transaction that committed there is to be passed; Invalid: none */
 	bool		schema_done;	/* indexes and constraints are there, too */
 	uint64		leader_system;	/* which leader tokens must be from */
 	Oid			leader_database;

@@ -152,6 +152,7 @@ positions_reset(FollowedStream *stream, FollowState state)
 	stream->coarse_next = 0;
 	stream->alone_until = InvalidXLogRecPtr;
 	stream->failed_after = InvalidXLogRecPtr;
+	stream->failing_lsn = InvalidXLogRecPtr;
 	SpinLockRelease(&stream->mutex);
 	tables_settled(stream, 0);
 }

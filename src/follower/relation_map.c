@@ -367,6 +367,21 @@ find_local(const RelationDesc *desc)
 	return relid;
 }
 
+Oid
+relation_map_known(Oid leader_relid)
+{
+	FollowedTable *table = relation_map_leader_table(leader_relid);
+	ApplyRelation *relation = described_relation(leader_relid);
+	Oid			relid = InvalidOid;
+
+	if (table != NULL)
+		relid = table->relid;
+	else if (relation != NULL && !is_missing(relation->desc))
+		relid = local_table_find(relation->desc->nspname, relation->desc->relname, NoLock, true);
+	return relation_map_table(relid) != NULL && SearchSysCacheExists1(RELOID, ObjectIdGetDatum(relid)) ?
+		relid : InvalidOid;
+}
+
 static void
 find_relation(ApplyRelation *relation)
 {

@@ -93,6 +93,7 @@ CREATE TABLE fanout.followed_stream (
     leader_system text NOT NULL,
     leader_database oid NOT NULL,
     make_roles boolean NOT NULL,
+    skip_lsn pg_lsn,
     created_at timestamptz NOT NULL DEFAULT now(),
     UNIQUE (dboid, stream)
 );
@@ -315,6 +316,11 @@ COMMENT ON FUNCTION fanout.pause(name) IS 'stop applying changes until fanout.re
 CREATE FUNCTION fanout.resume(stream name)
 RETURNS void AS 'MODULE_PATHNAME', 'fanout_resume' LANGUAGE C VOLATILE STRICT;
 COMMENT ON FUNCTION fanout.resume(name) IS 'go on applying changes after fanout.pause(), or retry at once after an error';
+
+CREATE FUNCTION fanout.skip(stream name, lsn pg_lsn)
+RETURNS void AS 'MODULE_PATHNAME', 'fanout_skip' LANGUAGE C VOLATILE;
+COMMENT ON FUNCTION fanout.skip(name, pg_lsn) IS
+    'pass the one transaction of the leader that fails here, named by its commit LSN as the error says; tables that it changes are copied again';
 
 CREATE FUNCTION fanout.resync(stream name, relation regclass DEFAULT NULL)
 RETURNS void AS 'MODULE_PATHNAME', 'fanout_resync' LANGUAGE C VOLATILE;
