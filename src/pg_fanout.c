@@ -19,6 +19,7 @@
 #include "launcher.h"
 #include "leader/commit_token.h"
 #include "leader/leader.h"
+#include "owner_code.h"
 #include "pg_fanout.h"
 #include "shmem.h"
 #include "version.h"
@@ -140,6 +141,7 @@ _PG_init(void)
 	read_bound_init();
 	database_commands_init();
 	version_init();
+	owner_code_init();
 	MarkGUCPrefixReserved("fanout");
 }
 

@@ -26,6 +26,7 @@
 #include "utils/memutils.h"
 
 #include "compat.h"
+#include "owner_code.h"
 #include "session.h"
 #include "transaction.h"
 
@@ -193,6 +194,7 @@ session_connect(Oid dboid)
 	if (OidIsValid(dboid))
 		become_superuser();
 	set_our_own();
+	owner_code_watch();
 	MemoryContextSwitchTo(oldcontext);
 	MemoryContextDelete(context);
 }

@@ -9,6 +9,7 @@
 #include "nodes/execnodes.h"
 
 #include "follower/follower.h"
+#include "log/statement.h"
 
 /* A function call prepared for one column's values. */
 typedef struct ColumnInput
@@ -259,6 +260,13 @@ extern bool adapt_statement(Node *stmt);
 
 /* statement_roles.c: SESSION_USER in it means that role. */
 extern void adapt_roles(Node *stmt, char *session_role);
+
+/* statement_role.c: an error when there is none, or when it may do too much. */
+extern Oid	statement_role(const SchemaStatement *statement);
+
+/* adapt_function.c */
+extern AlterFunctionStmt *adapt_function(Node *stmt);
+extern void adapt_function_settings(AlterFunctionStmt *alter);
 
 /* made_names.c: what was made here gets the names of what the leader made of the same; lists of MadeObject. */
 extern void made_take_names(List *here, List *theirs);

@@ -134,7 +134,8 @@ leader_connection_lost(PGconn *conn)
  * died.  There is no tcp_user_timeout among them: on the leader's side it would also end a
  * connection whose follower lives, but reads nothing for that long, since it waits for a lock.
  *
- * Without row_security a query fails that would else miss the rows that a policy hides.
+ * Without row_security a query fails that would else miss the rows that a policy hides.  The
+ * login may be a superuser; with fanout.owner_code it runs nobody's functions as one.
  */
 static char *
 session_settings(void)
@@ -160,6 +161,7 @@ session_settings(void)
 		"SET row_security = off",
 		"SET fanout.max_staleness = -1",
 		"SET fanout.read_after = ''",
+		"SET fanout.owner_code = on",
 	};
 	StringInfoData query;
 
