@@ -94,6 +94,17 @@ check_call(FunctionCallInfo fcinfo)
 				 errmsg("fanout.send_changes() needs a client connection")));
 }
 
+/* Instead of the call, which names the instance: who knows that can take the follower's place. */
+static void
+report_activity(const Sender *sender)
+{
+	char	   *activity = psprintf("sending stream \"%s\" to follower \"%s\"",
+									NameStr(sender->stream_name), NameStr(sender->follower));
+
+	pgstat_report_activity(STATE_RUNNING, activity);
+	pfree(activity);
+}
+
 /* Everything of the sender lives in SPI's context, which outlasts commits. */
 static Sender *
 make_sender(FunctionCallInfo fcinfo)
@@ -108,6 +119,7 @@ make_sender(FunctionCallInfo fcinfo)
 	sender->sent_lsn = PG_GETARG_LSN(3);
 	sender->era = *PG_GETARG_UUID_P(4);
 	sender->reached_lsn = PG_GETARG_LSN(5);
+	report_activity(sender);
 	check_wire_version(PG_GETARG_INT32(6));
 	sender->former_pid = PG_GETARG_INT32(7);
 
@@ -185,16 +197,6 @@ start_copy_both(void)
 	pq_sendbyte(&buf, 0);		/* text, as far as COPY is concerned */
 	pq_sendint16(&buf, 0);		/* no columns */
 	pq_endmessage(&buf);
-}
-
-static void
-report_activity(const Sender *sender)
-{
-	char	   *activity = psprintf("sending stream \"%s\" to follower \"%s\"",
-									NameStr(sender->stream_name), NameStr(sender->follower));
-
-	pgstat_report_activity(STATE_RUNNING, activity);
-	pfree(activity);
 }
 
 /* ---------- output ---------- */
@@ -562,7 +564,6 @@ send_changes(Sender *sender)
 	PG_TRY();
 	{
 		open_log(sender, &view.end);
-		report_activity(sender);
 		start_copy_both();
 		whereToSendOutput = DestNone;
 		sender_loop(sender);
