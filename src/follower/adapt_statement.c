@@ -132,6 +132,12 @@ adapt_statement(Node *stmt)
 			((DropStmt *) stmt)->concurrent = false;
 			((DropStmt *) stmt)->missing_ok = true;
 			return true;
+		case T_CreateUserMappingStmt:
+			((CreateUserMappingStmt *) stmt)->if_not_exists = true;
+			return true;
+		case T_DropUserMappingStmt:
+			((DropUserMappingStmt *) stmt)->missing_ok = true;
+			return true;
 		case T_CreateStmt:
 			adapt_create_table((CreateStmt *) stmt);
 			return true;

@@ -19,6 +19,7 @@
 
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
+#include "commands/defrem.h"
 #include "executor/spi.h"
 #include "lib/stringinfo.h"
 #include "mb/pg_wchar.h"
@@ -182,6 +183,14 @@ run_without_keeping_locks(char *statement)
 	ResourceOwnerDelete(owner);
 }
 
+/* Its text, which may have a password, stands in no error. */
+static void
+make_user_mapping(CreateUserMappingStmt *stmt)
+{
+	(void) CreateUserMapping(stmt);
+	CommandCounterIncrement();
+}
+
 /* The line of the script that the parser stopped at. */
 static void
 script_context(void *arg)
@@ -278,10 +287,13 @@ handle_statement(const FollowedRow *row, RawStmt *raw, char *script, bool put_of
 	{
 		ereport(LOG,
 				(errmsg("a statement of the leader's schema is left out, since %s", why),
+				 IsA(raw->stmt, CreateUserMappingStmt) ? errdetail("It is a user mapping.") :
 				 errdetail_internal("%s", statement)));
 		return;
 	}
-	if (put_off || IsA(raw->stmt, RefreshMatViewStmt) || added_foreign_key(raw->stmt) != NULL)
+	if (IsA(raw->stmt, CreateUserMappingStmt))
+		make_user_mapping((CreateUserMappingStmt *) raw->stmt);
+	else if (put_off || IsA(raw->stmt, RefreshMatViewStmt) || added_foreign_key(raw->stmt) != NULL)
 		defer(row, raw->stmt, statement);
 	else
 		run_without_keeping_locks(statement);

@@ -72,7 +72,7 @@ is_captured(Node *stmt, ProcessUtilityContext context)
 
 /* ---------- the hook ---------- */
 
-/* Said once per session for each kind of statement. */
+/* Said once per session for each kind of statement, without its text: it may have a password. */
 static void
 say_not_replicated(Node *stmt, const char *why)
 {
@@ -87,7 +87,8 @@ say_not_replicated(Node *stmt, const char *why)
 	MemoryContextSwitchTo(oldcontext);
 	ereport(LOG,
 			(errmsg("%s is not replicated to followers", GetCommandTagName(tag)),
-			 errdetail_internal("%s", why)));
+			 errdetail_internal("%s", why),
+			 errhidestmt(true), errhidecontext(true)));
 }
 
 static const char *const why_uses_temporary = "It uses temporary objects, which followers do not have.";

@@ -37,6 +37,7 @@
 static const char *const why_temporary = "Temporary objects are not replicated.";
 static const char *const why_server = "It belongs to the whole server.";
 static const char *const why_replication = "Publications and subscriptions are not replicated.";
+static const char *const why_mapping = "Options of user mappings are nobody else's business.";
 static const char *const why_large = "Large objects are not replicated.";
 
 bool
@@ -599,6 +600,10 @@ why_never(Node *stmt)
 		case T_AlterSubscriptionStmt:
 		case T_DropSubscriptionStmt:
 			return why_replication;
+		case T_CreateUserMappingStmt:
+			return ((CreateUserMappingStmt *) stmt)->options != NIL ? why_mapping : NULL;
+		case T_AlterUserMappingStmt:
+			return why_mapping;
 		default:
 			return NULL;
 	}
