@@ -57,8 +57,8 @@ sub relation
 sub statement
 {
 	my ($role, $text, @settings) = @_;
-	my $statement = pack('C N/a n', 0, $role, scalar @settings) . join('', map { pack('N/a', $_) } @settings)
-	  . pack('N N/a', 0, $text);
+	my $statement = pack('C N N/a N/a q>2 N', 0, 1, $role, $role, 0, 0, scalar @settings)
+	  . join('', map { pack('N/a', $_) } @settings) . pack('N N N/a', 0, 0, $text);
 	return pack('a N/a', 'S', $statement);
 }
 

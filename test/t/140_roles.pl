@@ -262,7 +262,7 @@ $follower->reload;
 my $not_before = $follower->safe_psql('postgres', 'SELECT clock_timestamp()');
 $proxy->order('forge ' . frames(transaction(statement('postgres', q{CREATE FUNCTION public.evil() RETURNS int LANGUAGE sql AS 'SELECT 1'}))));
 wait_until('the refusal', sub { $follower->safe_psql('postgres', qq{SELECT last_error FROM fanout.staleness WHERE last_error_at > '$not_before'})
-		  =~ /a schema change as superuser "postgres" is refused.*CREATE FUNCTION public.evil/s });
+		  =~ /a schema change as role "postgres" is refused.*CREATE FUNCTION public.evil/s });
 pass('a schema change as a superuser is refused when it is not allowed');
 streams();
 is($follower->safe_psql('postgres', q{SELECT count(*) FROM pg_proc WHERE proname = 'evil'}), '0', '... and not made');
