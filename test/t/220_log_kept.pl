@@ -55,7 +55,8 @@ for my $mode ('fast', 'immediate')
 
 # The same while the follower is away, and with a log that ends in a crash.
 $follower->stop('immediate');
-$leader->restart('immediate');
+$leader->stop('immediate');
+$leader->start;
 for (1 .. 3)
 {
 	make_noise();

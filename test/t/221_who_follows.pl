@@ -49,7 +49,8 @@ sub stays_dropped
 
 $leader->safe_psql('postgres', q{SELECT fanout.drop_follower('app', 'follower')});
 stays_dropped('a follower that was dropped stays out');
-$leader->restart('immediate');
+$leader->stop('immediate');
+$leader->start;
 $follower->restart;
 stays_dropped('... after a restart of both, too');
 $follower->safe_psql('postgres', q{SELECT fanout.resync('app')});

@@ -49,7 +49,8 @@ for my $what ('', '/*', '/*/stream-*', '/*/stream-*/*')
 	streams("removed from a leader that runs: pg_fanout$what");
 	wait_until('the registry', sub { () = glob($leader->data_dir . '/pg_fanout/*/stream-*/registry') });
 	ok(-e (glob($leader->data_dir . '/pg_fanout/*/stream-*/*.seg'))[0], '... and the log is in a file again');
-	$leader->restart('immediate');
+	$leader->stop('immediate');
+	$leader->start;
 	streams('... also after a crash');
 }
 

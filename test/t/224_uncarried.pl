@@ -63,7 +63,8 @@ all_equal('they are small now', $leader, $follower);
 # It is no matter of the decoder that decodes: another one comes upon it, too.
 $leader->safe_psql('postgres', "UPDATE big SET v = $too_large WHERE id = 1");
 others_go_on('an UPDATE', 5, 'big');
-$leader->restart('immediate');
+$leader->stop('immediate');
+$leader->start;
 wait_until('the stream', sub { $leader->safe_psql('postgres', 'SELECT state FROM fanout.streams') eq 'streaming' });
 $leader->safe_psql('postgres', 'DELETE FROM big WHERE id = 1; INSERT INTO other VALUES (6)');
 all_equal('after a crash', $leader, $follower);
