@@ -58,6 +58,8 @@ wait_for_catchup($leader, $follower);
 $follower->safe_psql('postgres', q{SET fanout.guard = off; DROP TABLE spread;
 	CREATE TABLE spread (v numeric, n int, part int DEFAULT 1) PARTITION BY LIST (part);
 	CREATE TABLE spread_1 PARTITION OF spread FOR VALUES IN (1); CREATE TABLE spread_2 PARTITION OF spread FOR VALUES IN (2); CREATE TABLE spread_3 PARTITION OF spread FOR VALUES IN (3)});
+$follower->safe_psql('postgres', q{SELECT fanout.resync('app')});
+all_equal('copied into partitions', $leader, $follower);
 $leader->safe_psql('postgres', 'INSERT INTO spread VALUES (1.0, 0), (1.00, 0), (1.000, 0)');
 wait_for_catchup($leader, $follower);
 $follower->safe_psql('postgres', q{SET fanout.guard = off; UPDATE spread SET part = scale(v)});
