@@ -16,6 +16,7 @@
 #include "pgstat.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
+#include "storage/lock.h"
 #include "storage/proc.h"
 #include "storage/shmem.h"
 
@@ -257,6 +258,24 @@ leader_stream_reset(LeaderStream *stream)
 	pg_atomic_write_u32(&stream->decoder_asleep, 0);
 }
 
+/* Who claims a record for a stream that exists does so outside of transactions. */
+static VirtualTransactionId
+current_transaction(void)
+{
+	VirtualTransactionId vxid;
+
+	SetInvalidVirtualTransactionId(vxid);
+	if (MyProc != NULL)
+		GET_VXID_FROM_PGPROC(vxid, *MyProc);
+	return vxid;
+}
+
+static bool
+is_running(VirtualTransactionId vxid)
+{
+	return VirtualTransactionIdIsValid(vxid) && !VirtualXactLock(vxid, false);
+}
+
 LeaderStream *
 leader_stream_claim(Oid dboid, int32 id)
 {
@@ -273,6 +292,7 @@ leader_stream_claim(Oid dboid, int32 id)
 		leader_stream_reset(stream);
 		stream->dboid = dboid;
 		stream->id = id;
+		stream->maker = current_transaction();
 		stream->in_use = true;
 		SpinLockRelease(&stream->mutex);
 		pg_atomic_fetch_add_u32(&Fanout->leader_streams, 1);
@@ -395,6 +415,7 @@ followed_stream_claim(Oid dboid, int32 id)
 		followed_stream_reset(stream);
 		stream->dboid = dboid;
 		stream->id = id;
+		stream->maker = current_transaction();
 		stream->in_use = true;
 		SpinLockRelease(&stream->mutex);
 		pg_atomic_fetch_add_u32(&Fanout->followed_streams, 1);
@@ -435,9 +456,9 @@ streams_with_records(void)
 	LWLockAcquire(Fanout->lock, LW_SHARED);
 	for (int i = 0; i < fanout_max_streams; i++)
 	{
-		if (LeaderStreams[i].in_use)
+		if (LeaderStreams[i].in_use && !is_running(LeaderStreams[i].maker))
 			hints = add_hint(hints, HINT_STREAM, LeaderStreams[i].dboid, LeaderStreams[i].id);
-		if (FollowedStreams[i].in_use)
+		if (FollowedStreams[i].in_use && !is_running(FollowedStreams[i].maker))
 			hints = add_hint(hints, HINT_FOLLOWED, FollowedStreams[i].dboid,
 							 FollowedStreams[i].id);
 	}

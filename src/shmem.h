@@ -27,6 +27,7 @@
 #include "port/atomics.h"
 #include "storage/condition_variable.h"
 #include "storage/latch.h"
+#include "storage/lock.h"
 #include "storage/lwlock.h"
 #include "storage/spin.h"
 #include "utils/uuid.h"
@@ -78,6 +79,7 @@ typedef struct LeaderStream
 	bool		in_use;
 	Oid			dboid;
 	int32		id;				/* fanout.stream.id */
+	VirtualTransactionId maker; /* the transaction that claimed the record, if it was one */
 	slock_t		mutex;
 	NameData	name;
 	WorkerInfo	worker;			/* the decoder */
@@ -196,6 +198,7 @@ typedef struct FollowedStream
 	bool		in_use;
 	Oid			dboid;
 	int32		id;				/* fanout.followed_stream.id */
+	VirtualTransactionId maker; /* the transaction that claimed the record, if it was one */
 	slock_t		mutex;
 	NameData	stream;
 	NameData	follower;
@@ -303,7 +306,10 @@ extern bool leader_of_any_stream(Oid dboid);
 extern LeaderStream *leader_stream_claim(Oid dboid, int32 id);
 extern void leader_stream_release(LeaderStream *stream);
 
-/* The streams that have records now: a List of palloc'd Hint. */
+/*
+ * The streams that have records now: a List of palloc'd Hint.  One that is being made has no hint
+ * yet, and is not among them.
+ */
 struct List;
 extern struct List *streams_with_records(void);
 extern FollowedStream *followed_stream_find(Oid dboid, int32 id);

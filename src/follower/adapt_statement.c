@@ -4,16 +4,21 @@
  *
  * A follower runs it in the middle of a transaction and in a server of its own.  So
  * CONCURRENTLY, which commits inside, is left out, and so are tablespaces; and a
- * DROP of what is not here is no error, since the result is the same.
+ * DROP of what is not here is no error, since the result is the same.  Nor is it one to add to
+ * an extension what belongs to it: with a table or a type, 17 adds the types that go with it.
  *
  * A partition that was detached concurrently keeps its partition constraint as a
  * check constraint, so it gets one here, too.
  */
 #include "postgres.h"
 
+#include "access/relation.h"
 #include "access/table.h"
 #include "access/xact.h"
+#include "catalog/dependency.h"
 #include "catalog/heap.h"
+#include "catalog/objectaddress.h"
+#include "commands/extension.h"
 #include "commands/tablecmds.h"
 #include "nodes/makefuncs.h"
 #include "nodes/parsenodes.h"
@@ -116,6 +121,21 @@ adapt_alter_table(AlterTableStmt *stmt)
 	return stmt->cmds != NIL;
 }
 
+static bool
+adds_member(const AlterExtensionContentsStmt *stmt)
+{
+	Relation	rel = NULL;
+	ObjectAddress object;
+
+	if (stmt->action < 0)
+		return false;
+	object = get_object_address(stmt->objtype, stmt->object, &rel, ShareUpdateExclusiveLock, false);
+	if (rel != NULL)
+		relation_close(rel, NoLock);
+	return getExtensionOfObject(object.classId, object.objectId) ==
+		get_extension_oid(stmt->extname, false);
+}
+
 /* Change the statement in place; false: there is nothing to run. */
 bool
 adapt_statement(Node *stmt)
@@ -146,6 +166,8 @@ adapt_statement(Node *stmt)
 			return true;
 		case T_AlterTableStmt:
 			return adapt_alter_table((AlterTableStmt *) stmt);
+		case T_AlterExtensionContentsStmt:
+			return !adds_member((AlterExtensionContentsStmt *) stmt);
 		case T_CreateSchemaStmt:
 			foreach(lc, ((CreateSchemaStmt *) stmt)->schemaElts)
 				(void) adapt_statement(lfirst(lc));
