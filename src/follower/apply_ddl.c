@@ -63,6 +63,7 @@ static struct
 	List	   *created;		/* oids of relations */
 	List	   *altered;		/* oids of relations with a new or altered column */
 	List	   *touched;		/* oids of relations that were altered at all */
+	List	   *missing;		/* oids of tables that were to be dropped and were missing */
 	bool		schemas_touched;	/* one was altered */
 	List	   *noted;			/* see made.h; in made_context */
 
@@ -286,6 +287,7 @@ run_planned(const SchemaStatement *statement, PlannedStmt *planned)
 	adapt_roles(planned->utilityStmt, statement->session_role);
 	if (ddl.row->make_roles)
 		make_roles(missing_roles(planned->utilityStmt));
+	ddl.missing = list_concat(ddl.missing, dropped_tables_leave(planned->utilityStmt));
 	run_utility(planned, statement->text);
 	return differing;
 }
@@ -376,7 +378,7 @@ tables_to_update(void)
 		if (relation_map_table(lfirst_oid(lc)) != NULL)
 			relids = lappend_oid(relids, lfirst_oid(lc));
 	}
-	return relids;
+	return list_concat(relids, ddl.missing);
 }
 
 /* With the stream's id as $1 and the tables as $2; returns the number of rows. */
@@ -412,6 +414,9 @@ update_followed_tables(void)
 								  " AND t.state <> 'm'"
 								  " AND NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = t.relid)",
 								  relids);
+	rows += change_followed_tables("DELETE FROM fanout.followed_table t"
+								   " WHERE t.followed_id = $1 AND t.relid = ANY ($2)",
+								   ddl.missing);
 	rows += change_followed_tables("DELETE FROM fanout.followed_table t"
 								   " WHERE t.followed_id = $1 AND t.relid = ANY ($2)"
 								   " AND EXISTS (SELECT FROM pg_class c"
@@ -614,6 +619,7 @@ apply_statement(const Change *change, const LogTxn *txn)
 	ddl.created = NIL;
 	ddl.altered = NIL;
 	ddl.touched = NIL;
+	ddl.missing = NIL;
 	ddl.schemas_touched = false;
 	ddl.noted = NIL;
 

@@ -128,6 +128,12 @@ extern Oid	relation_map_known(Oid leader_relid);	/* the local table, without an 
 
 /* Oids of the local tables in that state, zero: in any; are all in line with the stream? */
 extern List *relation_map_in_state(char state);
+
+/*
+ * dropped_tables.c: the tables that the leader's statement drops and that are missing here.  Leaves
+ * their names out of it where they would mean another table.
+ */
+extern List *dropped_tables_leave(Node *stmt);
 extern bool relation_map_all_current(void);
 
 /* From here on no table is ahead of the stream; Invalid: none is. */

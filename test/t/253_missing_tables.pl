@@ -56,6 +56,22 @@ $follower->safe_psql('postgres', q{SELECT fanout.resync('app')});
 all_equal('copied again', $leader, $follower);
 is($follower->safe_psql('postgres', q{SELECT staleness IS NOT NULL FROM fanout.lag()}), 't', 'then it is known again');
 
+# The leader drops them, too: by names that could mean others here, and with their schema.
+$leader->safe_psql('postgres', q{CREATE SCHEMA x; CREATE TABLE x.two (id int PRIMARY KEY); CREATE TABLE x.three (id int PRIMARY KEY);
+	CREATE TABLE two (id int PRIMARY KEY); INSERT INTO two VALUES (1); CREATE TABLE one (id int PRIMARY KEY)});
+wait_for_catchup($leader, $follower);
+$follower->safe_psql('postgres', q{SET fanout.guard = off; DROP TABLE one, x.two, x.three; CREATE TABLE one (id int)});
+is($follower->safe_psql('postgres', q{SELECT count(*) FROM fanout.table_staleness WHERE state = 'missing'}), 3, 'three are missing');
+$leader->safe_psql('postgres', 'SET search_path = x, public; DROP TABLE one, two');
+wait_for_catchup($leader, $follower);
+is($follower->safe_psql('postgres', q{SELECT count(*) FROM fanout.table_staleness WHERE state = 'missing'}), 1, 'what the leader drops is not missing');
+is($follower->safe_psql('postgres', q{SELECT id FROM two}), 1, 'another table of the name is not dropped');
+is($follower->safe_psql('postgres', q{SELECT to_regclass('one')}), '', 'one in the place of a missing one is');
+$leader->safe_psql('postgres', 'DROP SCHEMA x CASCADE');
+all_equal('with their schema', $leader, $follower);
+is($follower->safe_psql('postgres', q{SELECT count(*) FROM fanout.table_staleness WHERE state = 'missing'}), 0, '... nothing is missing');
+is($follower->safe_psql('postgres', q{SELECT staleness IS NOT NULL FROM fanout.lag()}), 't', '... and the staleness is known');
+
 # Without one in its place, and by another statement.
 $follower->safe_psql('postgres', q{SET fanout.guard = off; DROP SCHEMA s CASCADE});
 says_missing('a dropped schema', 's.w');
