@@ -44,9 +44,11 @@ sub noise
 # Each start of the leader begins a new segment; marks are all that comes into it.
 for my $mode ('fast', 'immediate')
 {
-	$leader->restart($mode);
+	$leader->stop($mode);
+	$leader->start;
 	noise();
-	$follower->restart($mode);
+	$follower->stop($mode);
+	$follower->start;
 	wait_until('the follower to connect', sub { $leader->safe_psql('postgres', 'SELECT sender_pid IS NOT NULL FROM fanout.followers') eq 't' });
 	write_row();
 	all_equal("a quiet stream, $mode", $leader, $follower);
