@@ -273,10 +273,10 @@ follow(const FollowRequest *request)
 
 	id = hint_new_id(HINT_FOLLOWED);
 	launcher_wake_at_end();
-	own_table_lock_for_insert("followed_stream");
+	/* Before the lock: the worker that gives a record back waits for those who have that. */
 	followed_stream_reserve(id);
+	own_table_lock_for_insert("followed_stream");
 	insert_row(id, request, &leader);
-	/* The launcher may have made it by now, for the record. */
 	hint_create(HINT_FOLLOWED, MyDatabaseId, id);
 }
 

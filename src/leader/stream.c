@@ -201,8 +201,9 @@ fanout_create_stream(PG_FUNCTION_ARGS)
 	check_can_lead();
 	check_new_name(NameStr(row.name));
 	launcher_wake_at_end();
-	own_table_lock_for_insert("stream");
+	/* Before the lock: the worker that gives a record back waits for those who have that. */
 	leader_stream_reserve(row.id);
+	own_table_lock_for_insert("stream");
 
 	if (row.own_publication)
 		row.publications = list_make1(own_publication_create(NameStr(row.name)));

@@ -57,4 +57,25 @@ wake_launcher();
 wait_until('records to be free', sub { $server->safe_psql('other', q{SELECT count(*) FROM pg_ls_dir('pg_fanout') d, pg_ls_dir('pg_fanout/' || d) s}) eq 3 + $made });
 
 $server->stop;
+
+# One takes the place of another that was just dropped, where there is room for one: as soon as its worker has cleaned up.
+my $full = new_server('full', 'fanout.max_streams = 1');
+$full->safe_psql('postgres', 'CREATE DATABASE reader');
+$full->safe_psql($_, 'CREATE EXTENSION pg_fanout') for 'postgres', 'reader';
+$full->safe_psql('postgres', q{SELECT fanout.create_stream('app')});
+my $itself = conninfo($full) =~ s/'/''/gr;
+$full->safe_psql('reader', "SELECT fanout.follow('app', '$itself', follower => 'reader')");
+wait_until('the copy', sub { $full->safe_psql('reader', q{SELECT state FROM fanout.staleness}) eq 'streaming' });
+for my $time (1 .. 3)
+{
+	my (undef, undef, $err) = $full->psql('reader', "SELECT fanout.unfollow('app');\nSELECT fanout.follow('app', '$itself', follower => 'reader')");
+	is($err, '', "followed again at once, $time");
+	wait_until('the copy', sub { $full->safe_psql('reader', q{SELECT state FROM fanout.staleness}) eq 'streaming' });
+	(undef, undef, $err) = $full->psql('postgres', "SELECT fanout.drop_stream('app', true);\nSELECT fanout.create_stream('app')");
+	is($err, '', "a stream made again at once, $time");
+	wait_until('the stream', sub { $full->safe_psql('postgres', q{SELECT string_agg(state, ' ') FROM fanout.streams}) eq 'streaming' });
+	wait_until('the copy', sub { $full->safe_psql('reader', q{SELECT state FROM fanout.staleness}) eq 'streaming' });
+}
+
+$full->stop;
 done_testing();
