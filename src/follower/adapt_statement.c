@@ -17,6 +17,7 @@
 #include "access/xact.h"
 #include "catalog/dependency.h"
 #include "catalog/heap.h"
+#include "catalog/namespace.h"
 #include "catalog/objectaddress.h"
 #include "commands/extension.h"
 #include "commands/tablecmds.h"
@@ -134,6 +135,34 @@ adds_member(const AlterExtensionContentsStmt *stmt)
 		relation_close(rel, NoLock);
 	return getExtensionOfObject(object.classId, object.objectId) ==
 		get_extension_oid(stmt->extname, false);
+}
+
+/* The relation that a statement changes along with what inherits from it; NULL: it is another one. */
+static const RangeVar *
+parent_of(Node *stmt)
+{
+	switch (nodeTag(stmt))
+	{
+		case T_AlterTableStmt:
+			return ((AlterTableStmt *) stmt)->relation;
+		case T_RenameStmt:
+			return ((RenameStmt *) stmt)->relation;
+		case T_IndexStmt:
+			return ((IndexStmt *) stmt)->relation;
+		case T_CreateTrigStmt:
+			return ((CreateTrigStmt *) stmt)->relation;
+		default:
+			return NULL;
+	}
+}
+
+/* A stream that names publications does not make the parents of what they publish. */
+bool
+names_missing_parent(Node *stmt)
+{
+	const RangeVar *relation = parent_of(stmt);
+
+	return relation != NULL && !OidIsValid(RangeVarGetRelid(relation, NoLock, true));
 }
 
 /* Change the statement in place; false: there is nothing to run. */

@@ -282,6 +282,8 @@ run_planned(const SchemaStatement *statement, PlannedStmt *planned)
 
 	if ((statement->flags & STATEMENT_VALUES_DIFFER) != 0)
 		differing = altered_tree(planned->utilityStmt);
+	if ((statement->flags & STATEMENT_OF_PARTS) != 0 && names_missing_parent(planned->utilityStmt))
+		return NIL;
 	if (!adapt_statement(planned->utilityStmt))
 		return NIL;
 	adapt_roles(planned->utilityStmt, statement->session_role);

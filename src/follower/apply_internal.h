@@ -262,6 +262,7 @@ extern bool table_is_joining(Oid leader_relid);
 /* apply_ddl.c, adapt_statement.c */
 extern void apply_ddl_init(const FollowedRow *row);
 extern bool apply_statement(const Change *change, const LogTxn *txn);
+extern bool names_missing_parent(Node *stmt);
 extern bool adapt_statement(Node *stmt);
 
 /* statement_roles.c: SESSION_USER in it means that role. */

@@ -20,6 +20,7 @@
 #include "catalog/index.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_inherits.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "nodes/makefuncs.h"
@@ -99,6 +100,29 @@ note_relation(SchemaChange *change, const RangeVar *relation)
 	if (relkind == RELKIND_INDEX || relkind == RELKIND_PARTITIONED_INDEX)
 		relid = IndexGetRelation(relid, true);
 	change->relids = lappend_oid(change->relids, relid);
+}
+
+/* The table itself, when the relation is an index. */
+static Oid
+table_of(const RangeVar *relation)
+{
+	Oid			relid = RangeVarGetRelid(relation, NoLock, true);
+	char		relkind = get_rel_relkind(relid);
+
+	if (relkind == RELKIND_INDEX || relkind == RELKIND_PARTITIONED_INDEX)
+		return IndexGetRelation(relid, true);
+	return relid;
+}
+
+/* The statement changes what inherits from the relation, too, which may be all that is published. */
+static void
+note_inheritors(SchemaChange *change, const RangeVar *relation)
+{
+	Oid			relid = relation->inh ? table_of(relation) : InvalidOid;
+
+	if (OidIsValid(relid))
+		change->relids = list_concat_unique_oid(change->relids,
+												find_all_inheritors(relid, NoLock, NULL));
 }
 
 static void
@@ -331,10 +355,13 @@ examine_alter_table(SchemaChange *change, AlterTableStmt *stmt, const char *text
 	ListCell   *lc;
 
 	note_relation(change, stmt->relation);
+	note_inheritors(change, stmt->relation);
 	foreach(lc, stmt->cmds)
 	{
 		AlterTableCmd *cmd = lfirst_node(AlterTableCmd, lc);
 
+		if (cmd->subtype == AT_AttachPartition)
+			note_relation(change, ((PartitionCmd *) cmd->def)->name);
 		if (cmd->subtype == AT_DetachPartition)
 			change->after |= ((PartitionCmd *) cmd->def)->concurrent;
 		if (cmd->subtype == AT_DetachPartitionFinalize)
@@ -345,6 +372,18 @@ examine_alter_table(SchemaChange *change, AlterTableStmt *stmt, const char *text
 	}
 	if (!change->ours && change->why_not == NULL && alter_table_values_differ(stmt))
 		change->flags |= STATEMENT_VALUES_DIFFER;
+}
+
+/* What goes from the parts of a table with it. */
+static void
+note_dropped_of_inheritors(SchemaChange *change, ObjectType type, Node *object)
+{
+	List	   *names = type == OBJECT_INDEX || type == OBJECT_TRIGGER ? castNode(List, object) : NIL;
+
+	if (type == OBJECT_TRIGGER)
+		names = list_copy_head(names, list_length(names) - 1);
+	if (names != NIL)
+		note_inheritors(change, makeRangeVarFromNameList(names));
 }
 
 /* Objects that don't replicate are taken out of the list. */
@@ -360,6 +399,7 @@ examine_drop(SchemaChange *change, DropStmt *stmt)
 		SchemaChange one = {0};
 
 		note_object(&one, stmt->removeType, lfirst(lc));
+		note_dropped_of_inheritors(&one, stmt->removeType, lfirst(lc));
 		change->relids = list_concat(change->relids, one.relids);
 		if (one.ours || one.why_not != NULL)
 		{
@@ -384,7 +424,10 @@ static void
 examine_rename(SchemaChange *change, RenameStmt *stmt)
 {
 	if (stmt->relation != NULL)
+	{
 		note_relation(change, stmt->relation);
+		note_inheritors(change, stmt->relation);
+	}
 	else if (stmt->object != NULL)
 		note_object(change, stmt->renameType, stmt->object);
 	else if (stmt->renameType == OBJECT_SCHEMA)
@@ -501,6 +544,7 @@ examine_relation(SchemaChange *change, Node *stmt)
 	{
 		case T_IndexStmt:
 			note_relation(change, ((IndexStmt *) stmt)->relation);
+			note_inheritors(change, ((IndexStmt *) stmt)->relation);
 			change->after = ((IndexStmt *) stmt)->concurrent;
 			return true;
 		case T_AlterSeqStmt:
@@ -508,6 +552,7 @@ examine_relation(SchemaChange *change, Node *stmt)
 			return true;
 		case T_CreateTrigStmt:
 			note_relation(change, ((CreateTrigStmt *) stmt)->relation);
+			note_inheritors(change, ((CreateTrigStmt *) stmt)->relation);
 			return true;
 		case T_RuleStmt:
 			note_relation(change, ((RuleStmt *) stmt)->relation);

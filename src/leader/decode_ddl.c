@@ -62,11 +62,36 @@ decode_ddl_skips(const Plugin *plugin, Oid relid)
 
 /* ---------- statements ---------- */
 
-/* Those of the tables that a stream's publications publish, with their families. */
+/*
+ * Those of the tables that a stream's publications publish, with their families.  The first one
+ * is the one that the statement names.
+ */
 static List *
-published_of(ArrayType *relations)
+published_of(ArrayType *relations, uint8 *flags)
 {
+	List	   *relids = oid_array_list(relations);
 	List	   *published = NIL;
+	ListCell   *lc;
+
+	foreach(lc, relids)
+	{
+		Relation	rel = RelationIdGetRelation(lfirst_oid(lc));
+
+		if (!RelationIsValid(rel))
+			continue;
+		if (publication_publishes(rel))
+			published = list_concat_unique_oid(published, published_family(lfirst_oid(lc)));
+		else if (foreach_current_index(lc) == 0)
+			*flags |= STATEMENT_OF_PARTS;
+		RelationClose(rel);
+	}
+	return published;
+}
+
+/* They are about tables that are not published now, but may be by the end of the transaction. */
+static void
+leave_out(const DecoderState *state, ArrayType *relations)
+{
 	ListCell   *lc;
 
 	foreach(lc, oid_array_list(relations))
@@ -75,11 +100,9 @@ published_of(ArrayType *relations)
 
 		if (!RelationIsValid(rel))
 			continue;
-		if (publication_publishes(rel))
-			published = list_concat_unique_oid(published, published_family(lfirst_oid(lc)));
+		plugin_leave_out(state, rel);
 		RelationClose(rel);
 	}
-	return published;
 }
 
 static List *
@@ -147,7 +170,9 @@ decode_schema_change(Plugin *plugin, DecoderState *state, ReorderBufferTXN *txn,
 		return;
 	}
 	if (!state->row->own_publication)
-		relids = published_of(DatumGetArrayTypeP(values[Anum_schema_change_relations - 1]));
+		relids = published_of(DatumGetArrayTypeP(values[Anum_schema_change_relations - 1]), &flags);
 	if (state->row->own_publication || relids != NIL)
 		write_statement(plugin, state, txn, values, flags, relids);
+	else
+		leave_out(state, DatumGetArrayTypeP(values[Anum_schema_change_relations - 1]));
 }

@@ -61,6 +61,8 @@ decode_truncated(Plugin *plugin, DecoderState *state, ReorderBufferTXN *txn, int
 	{
 		PublishedRelation *rel = publication_lookup(relations[i]);
 
+		if (!rel->actions.pubtruncate)
+			plugin_leave_out(state, relations[i]);
 		if (decode_ddl_skips(plugin, rel->relid) ||
 			!is_truncated(rel, parts, nrelations, relations) ||
 			(parts && list_member_oid(truncated, rel->publish_as)))

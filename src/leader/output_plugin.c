@@ -336,6 +336,14 @@ row_action(const PublishedRelation *rel, ReorderBufferChangeType type, RowAction
 	return false;
 }
 
+/* A stream that names publications has to know of it if the table joins in the same transaction. */
+void
+plugin_leave_out(const DecoderState *state, Relation relation)
+{
+	if (!state->row->own_publication)
+		published_tables_note_change(relation);
+}
+
 static void
 decode_row(Plugin *plugin, DecoderState *state, ReorderBufferTXN *txn,
 		   Relation relation, ReorderBufferChange *change)
@@ -344,7 +352,10 @@ decode_row(Plugin *plugin, DecoderState *state, ReorderBufferTXN *txn,
 	RowChange	row = {.rel = rel};
 
 	if (!row_action(rel, change->action, &row.action))
+	{
+		plugin_leave_out(state, relation);
 		return;
+	}
 	if (row.action != ROW_INSERT && change->data.tp.oldtuple != NULL)
 	{
 		row.oldslot = rel->oldslot;
@@ -412,6 +423,7 @@ plugin_begin(LogicalDecodingContext *ctx, ReorderBufferTXN *txn)
 	plugin->set_aside = NIL;
 	MemoryContextReset(plugin->transaction_context);
 	publication_forget_invalid();
+	published_tables_begin();
 	watch_extension(ctx->output_writer_private);
 }
 
@@ -470,11 +482,10 @@ static void
 write_tables(Plugin *plugin, DecoderState *state, ReorderBufferTXN *txn)
 {
 	MemoryContext oldcontext = MemoryContextSwitchTo(plugin->change_context);
-	StringInfoData encoded;
+	ListCell   *lc;
 
-	initStringInfo(&encoded);
-	if (!state->row->own_publication && published_tables_take(&encoded))
-		plugin_write_body(plugin, state, txn, CHANGE_TABLES, &encoded);
+	foreach(lc, state->row->own_publication ? NIL : published_tables_take())
+		plugin_write_body(plugin, state, txn, CHANGE_TABLES, lfirst(lc));
 	MemoryContextSwitchTo(oldcontext);
 	MemoryContextReset(plugin->change_context);
 }

@@ -33,6 +33,9 @@ extern void plugin_describe_in_log(DecoderState *state, PublishedRelation *rel);
 extern void plugin_write_body(Plugin *plugin, DecoderState *state, ReorderBufferTXN *txn,
 							  ChangeOp op, const StringInfoData *body);
 
+/* A change of that relation does not go into the stream. */
+extern void plugin_leave_out(const DecoderState *state, Relation relation);
+
 /* ---------- uncarried.c ---------- */
 
 /*

@@ -120,11 +120,18 @@ extern Expr *published_filter(List *publications, Oid relid, RowAction action);
 /* Start of a decoding session; memory comes from parent. */
 extern void published_tables_start(MemoryContext parent);
 
+/* Start of a transaction. */
+extern void published_tables_begin(void);
+
+/* A change of that relation, or a statement about it, does not go into the stream. */
+extern void published_tables_note_change(Relation rel);
+
 /*
  * At the end of a transaction that is decoded: did it change which tables the publications
- * publish?  Then their list is encoded into buf.
+ * publish, or make them leave and join again?  Then the lists to be said, List of StringInfo;
+ * NIL: none.
  */
-extern bool published_tables_take(StringInfo buf);
+extern List *published_tables_take(void);
 
 /* A table with those that it is a part of and those that are parts of it, as oids. */
 extern List *published_family(Oid relid);

@@ -18,6 +18,11 @@
  * transaction was decoded with the catalogs of its time.  Rows that it wrote to a table
  * that joins with it come before the list; the copy, which is made later, has them.
  *
+ * A table that left and joined again within one transaction is on the list before and after it,
+ * but what was changed in between is not in the stream.  So tables that were changed while they
+ * were not published are noted; those that are on the list in the end have left first, as a list
+ * without them says.
+ *
  * The list is the one of fanout.stream_tables() (follower_calls.c).  A decoder that was
  * restarted does not know what the last one said, so it may say it once more.
  */
@@ -42,12 +47,51 @@ static StringInfo last = NULL;
 static HTAB *listed;			/* of ListedTable */
 static HTAB *listed_schemas;	/* of uint32 */
 
+/* What this transaction has changed while it was not published, of Oid; NULL: nothing. */
+static MemoryContext missed_context;
+static HTAB *missed = NULL;
+
 void
 published_tables_start(MemoryContext parent)
 {
 	last_context = AllocSetContextCreate(parent, "pg_fanout published tables",
 										 ALLOCSET_DEFAULT_SIZES);
 	last = NULL;
+	missed_context = AllocSetContextCreate(parent, "pg_fanout missed tables",
+										   ALLOCSET_SMALL_SIZES);
+	missed = NULL;
+}
+
+/* ---------- what is not in the stream ---------- */
+
+static HTAB *
+make_table(MemoryContext context, const char *name, Size keysize, Size entrysize)
+{
+	HASHCTL		ctl = {.keysize = keysize, .entrysize = entrysize, .hcxt = context};
+
+	return hash_create(name, 128, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+}
+
+void
+published_tables_begin(void)
+{
+	if (missed == NULL)
+		return;
+	missed = NULL;
+	MemoryContextReset(missed_context);
+}
+
+void
+published_tables_note_change(Relation rel)
+{
+	Oid			relid = RelationGetRelid(rel);
+
+	if ((missed != NULL && hash_search(missed, &relid, HASH_FIND, NULL) != NULL) ||
+		publication_publishes(rel))
+		return;
+	if (missed == NULL)
+		missed = make_table(missed_context, "pg_fanout missed tables", sizeof(Oid), sizeof(Oid));
+	(void) hash_search(missed, &relid, HASH_ENTER, NULL);
 }
 
 /* ---------- the list ---------- */
@@ -191,14 +235,6 @@ may_change_list(const Touched *touched)
 
 /* ---------- saying it ---------- */
 
-static HTAB *
-make_table(const char *name, Size keysize, Size entrysize)
-{
-	HASHCTL		ctl = {.keysize = keysize, .entrysize = entrysize, .hcxt = last_context};
-
-	return hash_create(name, 128, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
-}
-
 static void
 remember(const StringInfoData *said, List *tables)
 {
@@ -209,8 +245,9 @@ remember(const StringInfoData *said, List *tables)
 	oldcontext = MemoryContextSwitchTo(last_context);
 	last = makeStringInfo();
 	appendBinaryStringInfo(last, said->data, said->len);
-	listed = make_table("pg_fanout listed tables", sizeof(Oid), sizeof(ListedTable));
-	listed_schemas = make_table("pg_fanout listed schemas", sizeof(uint32), sizeof(uint32));
+	listed = make_table(last_context, "pg_fanout listed tables", sizeof(Oid), sizeof(ListedTable));
+	listed_schemas = make_table(last_context, "pg_fanout listed schemas", sizeof(uint32),
+								sizeof(uint32));
 	foreach(lc, tables)
 	{
 		ListedTable *table = lfirst(lc);
@@ -222,20 +259,115 @@ remember(const StringInfoData *said, List *tables)
 	MemoryContextSwitchTo(oldcontext);
 }
 
-bool
-published_tables_take(StringInfo buf)
+/* As what a table's rows go: itself, or the ancestor that is listed; InvalidOid: neither is. */
+static Oid
+listed_as(Oid relid)
+{
+	ListCell   *lc;
+
+	if (hash_search(listed, &relid, HASH_FIND, NULL) != NULL)
+		return relid;
+	if (!get_rel_relispartition(relid))
+		return InvalidOid;
+	foreach(lc, get_partition_ancestors(relid))
+	{
+		if (hash_search(listed, &lfirst_oid(lc), HASH_FIND, NULL) != NULL)
+			return lfirst_oid(lc);
+	}
+	return InvalidOid;
+}
+
+/* Those of the list, which was just made, that have left and joined again. */
+static List *
+rejoined_tables(void)
+{
+	List	   *relids = NIL;
+	HASH_SEQ_STATUS seq;
+	Oid		   *relid;
+
+	if (missed == NULL)
+		return NIL;
+	hash_seq_init(&seq, missed);
+	while ((relid = hash_seq_search(&seq)) != NULL)
+	{
+		Oid			as = listed_as(*relid);
+
+		if (OidIsValid(as))
+			relids = list_append_unique_oid(relids, as);
+	}
+	return relids;
+}
+
+static StringInfo
+encode_without(List *tables, List *relids)
+{
+	StringInfo	buf = makeStringInfo();
+	List	   *others = NIL;
+	ListCell   *lc;
+
+	foreach(lc, tables)
+	{
+		if (!list_member_oid(relids, ((ListedTable *) lfirst(lc))->relid))
+			others = lappend(others, lfirst(lc));
+	}
+	table_list_encode(buf, others);
+	return buf;
+}
+
+static bool
+is_published(Oid relid)
+{
+	Relation	rel = RelationIdGetRelation(relid);
+	bool		published;
+
+	if (!RelationIsValid(rel))
+		return false;
+	published = publication_publishes(rel);
+	RelationClose(rel);
+	return published;
+}
+
+/* Is any table published now that has missed something? */
+static bool
+any_missed(void)
+{
+	HASH_SEQ_STATUS seq;
+	Oid		   *relid;
+
+	if (missed == NULL)
+		return false;
+	hash_seq_init(&seq, missed);
+	while ((relid = hash_seq_search(&seq)) != NULL)
+	{
+		if (is_published(*relid))
+		{
+			hash_seq_term(&seq);
+			return true;
+		}
+	}
+	return false;
+}
+
+List *
+published_tables_take(void)
 {
 	Touched		touched;
 	List	   *tables;
+	List	   *rejoined;
+	StringInfo	now;
+	bool		same;
 
-	if (!publication_touched(&touched) || !may_change_list(&touched))
-		return false;
+	if (!publication_touched(&touched) || (!may_change_list(&touched) && !any_missed()))
+		return NIL;
 	tables = published_tables();
-	table_list_encode(buf, tables);
-	if (last != NULL && last->len == buf->len && memcmp(last->data, buf->data, buf->len) == 0)
-		return false;
-	remember(buf, tables);
-	return true;
+	now = encode_without(tables, NIL);
+	same = last != NULL && last->len == now->len && memcmp(last->data, now->data, now->len) == 0;
+	if (!same)
+		remember(now, tables);
+	rejoined = rejoined_tables();
+	if (rejoined != NIL)
+		return list_make2(encode_without(tables, rejoined), now);
+	return same ? NIL : list_make1(now);
 }
 
 List *

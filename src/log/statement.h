@@ -20,6 +20,9 @@
 /* Says what the statement of that number made, and has no text. */
 #define STATEMENT_MADE			0x02
 
+/* The relation that it names is not in the stream, but some that inherit from it are. */
+#define STATEMENT_OF_PARTS		0x04
+
 typedef struct SchemaStatement
 {
 	uint8		flags;			/* STATEMENT_... */
