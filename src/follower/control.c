@@ -17,6 +17,7 @@
 #include "commands/extension.h"
 #include "miscadmin.h"
 #include "pgstat.h"
+#include "tcop/utility.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/pg_lsn.h"
@@ -376,6 +377,7 @@ fanout_resume(PG_FUNCTION_ARGS)
 {
 	FollowedRow *row = require_stream(fcinfo);
 
+	PreventCommandIfReadOnly("fanout.resume()");
 	if (row->paused)
 	{
 		row = take_row(row);
