@@ -373,6 +373,7 @@ followed_stream_reset(FollowedStream *stream)
 	worker_info_init(&stream->worker);
 	stream->sender_pid = 0;
 	stream->former_sender_pid = 0;
+	stream->forgotten = false;
 	stream->row_holder = 0;
 	stream->stopped_by = 0;
 	stream->state = FOLLOW_STARTING;

@@ -209,6 +209,7 @@ typedef struct FollowedStream
 	pid_t		sender_pid;		/* the leader's process that sends to the worker or will; 0: none */
 	pid_t		former_sender_pid;	/* the last one that did; 0: none in this server's life */
 	FollowState state;
+	bool		forgotten;		/* the leader does not know this follower, it says */
 
 	/* See follower/make_way.c. */
 	pid_t		row_holder;		/* the worker that locks the stream's row; 0: it does not */

@@ -388,11 +388,25 @@ fanout_resume(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
+/* Has the leader said that it does not know this follower? */
+static bool
+is_forgotten(int32 id)
+{
+	FollowedStream *stream = followed_stream_find(MyDatabaseId, id);
+	bool		forgotten;
+
+	if (stream == NULL)
+		return false;
+	SpinLockAcquire(&stream->mutex);
+	forgotten = stream->forgotten;
+	SpinLockRelease(&stream->mutex);
+	return forgotten;
+}
+
 /*
  * resync(stream name, relation regclass)
  *
- * One table is copied beside the stream.  It comes after what the worker is applying, whose schema
- * changes a copy of all tables would not have.
+ * One table is copied beside the stream.
  */
 Datum
 fanout_resync(PG_FUNCTION_ARGS)
@@ -401,7 +415,10 @@ fanout_resync(PG_FUNCTION_ARGS)
 	Oid			relid = PG_ARGISNULL(1) ? InvalidOid : PG_GETARG_OID(1);
 	PendingChange *change;
 
-	schedule_copy(row->id, relid);
+	if (OidIsValid(relid) || is_forgotten(row->id))
+		schedule_copy(row->id, relid);
+	else
+		schedule_copy_of_all(row->id);
 	change = add_pending(row->id);
 	change->restart = change->copy = !OidIsValid(relid);
 	PG_RETURN_VOID();

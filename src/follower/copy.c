@@ -289,6 +289,25 @@ schedule_copy(int32 followed_id, Oid relid)
 }
 
 /*
+ * All tables, into the schema that is here.  The stream goes on from where it stands, since it has yet
+ * to bring what was changed of the schema.  Everything is copied anew only if tables are missing
+ * here, or can't be copied, which may be no longer in the stream.
+ */
+void
+schedule_copy_of_all(int32 followed_id)
+{
+	followed_row_lock(followed_id);
+	followed_execute("UPDATE fanout.followed_stream s SET start_lsn = NULL WHERE id = $1"
+					 " AND (copy_state = 'tables' OR EXISTS (SELECT FROM fanout.followed_table t"
+					 " WHERE t.followed_id = s.id AND (t.state = 'm' OR t.last_error IS NOT NULL)))",
+					 followed_id);
+	followed_execute("UPDATE fanout.followed_table SET state = 'p', copy_number = copy_number + 1"
+					 ", failures = 0 WHERE followed_id = $1", followed_id);
+	followed_execute("UPDATE fanout.followed_stream SET copy_state = 'data', copy_data = true"
+					 " WHERE id = $1 AND copy_state <> 'schema'", followed_id);
+}
+
+/*
  * Tables that are not logged, nor those with such a partition, are not in line with the stream: a crash
  * may have emptied them.  Their copy fails until they are logged.
  */

@@ -203,8 +203,9 @@ void
 stream_before_copying(int32 followed_id)
 {
 	followed_execute("UPDATE fanout.followed_stream"
-					 " SET copy_state = CASE WHEN schema_done THEN 'done' ELSE 'indexes' END"
-					 " WHERE id = $1 AND copy_schema AND copy_state = 'data' AND start_lsn IS NOT NULL",
+					 " SET copy_state = CASE WHEN copy_schema AND NOT schema_done THEN 'indexes'"
+					 " ELSE 'done' END"
+					 " WHERE id = $1 AND copy_state = 'data' AND start_lsn IS NOT NULL",
 					 followed_id);
 }
 
@@ -426,16 +427,25 @@ check_missing(PGconn *conn, const FollowedRow *row, const FollowedTable *missing
 {
 	bool		all_tables;
 	bool		ddl;
+	char	   *text;
 
 	if (missing == NULL)
 		return;
 	ask_about_stream(conn, row, &all_tables, &ddl);
-	if (all_tables && !ddl)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_TABLE),
-				 errmsg("table \"%s.%s\" is no longer in stream \"%s\" of the leader",
-						missing->nspname, missing->relname, NameStr(row->stream)),
-				 errhint("Call fanout.resync() without a table to copy those that are.")));
+	if (!all_tables || ddl)
+		return;
+	text = psprintf("table \"%s.%s\" is no longer in stream \"%s\" of the leader",
+					missing->nspname, missing->relname, NameStr(row->stream));
+	begin_step("noting a table that is gone");
+	followed_execute(psprintf("UPDATE fanout.followed_table SET last_error = %s,"
+							  " last_error_at = pg_catalog.clock_timestamp()"
+							  " WHERE followed_id = $1 AND relid = %u AND state = 'p'",
+							  quote_literal_cstr(text), missing->relid), row->id);
+	end_step();
+	ereport(ERROR,
+			(errcode(ERRCODE_UNDEFINED_TABLE),
+			 errmsg_internal("%s", text),
+			 errhint("Call fanout.resync() without a table to copy those that are.")));
 }
 
 /*

@@ -319,6 +319,7 @@ extern void initial_copy(FollowedStream *stream, FollowedRow *row);
  * worker begins it when it looks at its row next.
  */
 extern void schedule_copy(int32 followed_id, Oid relid);
+extern void schedule_copy_of_all(int32 followed_id);
 
 /* The same of all tables that a crash may have emptied. */
 extern void schedule_copies_of_unlogged(int32 followed_id);

@@ -37,6 +37,7 @@ positions_received(FollowedStream *stream, XLogRecPtr received, XLogRecPtr leade
 	stream->leader_lsn = Max(stream->leader_lsn, leader_lsn);
 	stream->leader_seq = leader_seq;
 	stream->leader_heard = true;
+	stream->forgotten = false;
 	SpinLockRelease(&stream->mutex);
 }
 

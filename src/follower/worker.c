@@ -319,10 +319,12 @@ keep_error(int32 id)
 	ErrorData  *error;
 	StringInfoData text;
 	NextTry		next;
+	bool		forgotten;
 
 	MemoryContextSwitchTo(TopMemoryContext);
 	error = CopyErrorData();
 	next = after_error(error);
+	forgotten = error->sqlerrcode == ERRCODE_UNDEFINED_OBJECT && !apply_in_change();
 	apply_failed();
 	initStringInfo(&text);
 	appendStringInfoString(&text, error->message ? error->message : "unknown error");
@@ -331,6 +333,9 @@ keep_error(int32 id)
 	if (error->context)
 		appendStringInfo(&text, " (%s)", error->context);
 	worker_info_error(&my_stream->mutex, &my_stream->worker, text.data);
+	SpinLockAcquire(&my_stream->mutex);
+	my_stream->forgotten = forgotten;
+	SpinLockRelease(&my_stream->mutex);
 	positions_state(my_stream, error->sqlerrcode == FANOUT_ERRCODE_LOST ? FOLLOW_LOST
 					: FOLLOW_FAILED);
 
