@@ -269,12 +269,12 @@ follow(const FollowRequest *request)
 
 	leader_check_conninfo(request->conninfo);
 	check_server(request);
-	check_leader(request, &leader);
-
 	id = hint_new_id(HINT_FOLLOWED);
 	launcher_wake_at_end();
 	/* Before the lock: the worker that gives a record back waits for those who have that. */
 	followed_stream_reserve(id);
+	check_leader(request, &leader);
+
 	own_table_lock_for_insert("followed_stream");
 	insert_row(id, request, &leader);
 	hint_create(HINT_FOLLOWED, MyDatabaseId, id);
