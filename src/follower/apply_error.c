@@ -187,6 +187,13 @@ misses_name(const ApplyRelation *relation, const ErrorData *error)
 	return false;
 }
 
+/* That was found as the table was being mapped. */
+static bool
+lacks_column(const ApplyRelation *relation, const ErrorData *error)
+{
+	return error->sqlerrcode == ERRCODE_UNDEFINED_COLUMN && relation->rel == NULL;
+}
+
 Oid
 apply_table_at_fault(const ErrorData *error)
 {
@@ -194,8 +201,8 @@ apply_table_at_fault(const ErrorData *error)
 
 	if (apply_position.change == NULL || relation == NULL || !relation->mapped)
 		return InvalidOid;
-	return makes_name(relation) || misses_name(relation, error) || is_of_partition(error)
-		? relation->relid : InvalidOid;
+	return lacks_column(relation, error) || makes_name(relation) ||
+		misses_name(relation, error) || is_of_partition(error) ? relation->relid : InvalidOid;
 }
 
 /* Error context callback while a frame is applied. */

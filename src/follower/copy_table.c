@@ -86,11 +86,13 @@ can_copy_binary(const CopyTable *table, Oid relid, List *types)
 }
 
 /*
- * The columns that are here, too.  One that the leader has got since is added by
- * the stream, and then the table is copied again (apply_ddl.c).
+ * The columns that are here, too.  In a copy before the stream, one that the leader has got
+ * since is added by the stream, and then the table is copied again (apply_ddl.c).  Beside
+ * the stream the copy fails and is tried again: the stream brings the column meanwhile, or nobody
+ * does, and then the table must not be taken for equal.
  */
 static List *
-columns_here(const CopyTable *table, Oid relid)
+columns_here(const CopyTable *table, Oid relid, bool beside)
 {
 	List	   *columns = NIL;
 	ListCell   *lc;
@@ -99,6 +101,11 @@ columns_here(const CopyTable *table, Oid relid)
 	{
 		if (get_attnum(relid, lfirst(lc)) != InvalidAttrNumber)
 			columns = lappend(columns, lfirst(lc));
+		else if (beside)
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_COLUMN),
+					 errmsg("column \"%s\" of relation \"%s.%s\" does not exist on this follower",
+							(char *) lfirst(lc), table->nspname, table->relname)));
 	}
 	return columns;
 }
@@ -283,7 +290,7 @@ empty_beside(Oid relid)
 }
 
 static uint64
-copy_all_rows(PGconn *conn, CopyTable *table, Relation rel)
+copy_all_rows(PGconn *conn, CopyTable *table, Relation rel, bool beside)
 {
 	Oid			relid = RelationGetRelid(rel);
 	FormerUser	former;
@@ -295,7 +302,7 @@ copy_all_rows(PGconn *conn, CopyTable *table, Relation rel)
 	PQclear(leader_query(conn, psprintf("SAVEPOINT one_table; LOCK TABLE %s IN ACCESS SHARE MODE NOWAIT",
 										quote_qualified_identifier(table->nspname, table->relname)),
 						 0, NULL));
-	table->columns = columns_here(table, relid);
+	table->columns = columns_here(table, relid, beside);
 	binary = can_copy_binary(table, relid, leader_types(conn, table, &relkind));
 	PQclear(leader_query(conn, copy_query(table, relid, relkind, binary), 0, NULL));
 	local_table_fire_deferred(rel);
@@ -336,7 +343,7 @@ copy_table(const FollowedRow *row, PGconn *conn, CopyTable *table, Oid relid,
 		require_permanent(relid);
 		if (check != NULL)
 			empty_beside(relid);
-		rows = copy_all_rows(conn, table, rel);
+		rows = copy_all_rows(conn, table, rel, check != NULL);
 		note_copied(row, relid, number, check != NULL ? TABLE_BEHIND : TABLE_COPIED, snapshot,
 					leader_query_lsn(conn, "SELECT fanout.flush_wal()", 0, NULL), rows);
 	}

@@ -110,6 +110,8 @@ $leader->safe_psql('postgres', 'ALTER TABLE t ADD extra int; CREATE TABLE late (
 wait_for_catchup($leader, $follower, $second);
 heals('missing column', 'ALTER TABLE t DROP extra', q{INSERT INTO t VALUES (60, 'x', 1)},
 	qr/column "extra" of relation "public.t" does not exist/, 'ALTER TABLE t ADD extra int');
+$_->safe_psql('postgres', 'CREATE ROLE friend') for $follower, $second;
+$leader->safe_psql('postgres', 'GRANT SELECT ON late TO friend');
 heals('missing table', 'DROP TABLE late', 'INSERT INTO late VALUES (1)',
 	qr/table "public\.late"/, q{SELECT fanout.resync('app')});
 
