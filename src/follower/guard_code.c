@@ -166,7 +166,9 @@ guard_leaves_out(PlannedStmt *stmt)
 	{
 		Oid			relid = rt_fetch(lfirst_int(lc), stmt->rtable)->relid;
 
-		if (guard_stream_of(relid) == NULL || guard_fills_own(relid))
+		/* The stream writes the extension's tables all the time: no look at all tables for that. */
+		if (get_rel_namespace(relid) == get_namespace_oid(FANOUT_SCHEMA, true) ||
+			guard_stream_of(relid) == NULL || guard_fills_own(relid))
 			return false;
 	}
 	return true;
